@@ -1,0 +1,256 @@
+//! Alerts that Alertmanager sends: its webhook, version 4.
+//!
+//! Alertmanager signs nothing, so each receiver has a bearer token of its own, which may report only the alerts that
+//! it is bound to; which rollout an alert concerns is said by the rollouts, never by the sender. Alertmanager repeats
+//! what gets a 5xx and drops what gets a 4xx: everything that may yet succeed is answered 503.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use serde_json::json;
+use tokio::sync::mpsc::{Sender, error::TrySendError};
+use tokio::time::timeout;
+
+use crate::core::input::Alerted;
+
+use super::problem::Problem;
+
+pub mod payload;
+pub mod receiver;
+pub mod subscription;
+
+use payload::{Alert, Payload};
+use receiver::{Receiver, ReceiverError, Receivers};
+use subscription::{Subscription, Subscriptions};
+
+/// Largest body.
+const BODY_LIMIT: usize = 1 << 20;
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One alert for one rollout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// The rollout: `namespace/name`.
+    pub rollout: String,
+    /// The alert.
+    pub alerted: Alerted,
+}
+
+/// The webhook's end: who may send, who listens, and where alerts go.
+#[derive(Debug)]
+pub struct Alerts {
+    receivers: Receivers,
+    subscriptions: RwLock<Arc<Subscriptions>>,
+    queue: Sender<Vec<Delivery>>,
+}
+
+impl Alerts {
+    /// The deliveries of one request are one element of `queue`: all of them are taken, or none.
+    pub fn new(receivers: Vec<Receiver>, queue: Sender<Vec<Delivery>>) -> Result<Self, ReceiverError> {
+        Ok(Self { receivers: Receivers::new(receivers)?, subscriptions: RwLock::default(), queue })
+    }
+
+    /// Replaces what rollouts listen to. Call it whenever a guard comes, changes or goes.
+    pub fn listen(&self, subscriptions: Vec<Subscription>) {
+        *self.subscriptions.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Subscriptions::new(subscriptions));
+    }
+
+    fn take(&self, receiver: &Receiver, payload: Payload) -> Result<Response, Problem> {
+        let subscriptions = Arc::clone(&self.subscriptions.read().unwrap_or_else(PoisonError::into_inner));
+        if payload.truncated > 0 {
+            let (receiver, truncated) = (&receiver.name, payload.truncated);
+            tracing::warn!(receiver, truncated, "Alertmanager left out alerts; set `max_alerts: 0` in its webhook_config");
+        }
+        let accepted = payload.alerts.len();
+        let (bound, foreign): (Vec<Alert>, Vec<Alert>) = payload.alerts.into_iter().partition(|alert| receiver.may_send(alert.name()));
+        let deliveries: Vec<Delivery> = bound.iter().flat_map(|alert| subscriptions.deliveries(alert)).collect();
+        let count = deliveries.len();
+        if count > 0 {
+            self.queue.try_send(deliveries).map_err(|error| match error {
+                TrySendError::Full(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many alerts are waiting; send this again"),
+                TrySendError::Closed(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "backstop is ending; send this again"),
+            })?;
+        }
+        // What this receiver may send has been taken: one alert routed wrongly must not cost a revert.
+        if let Some(alert) = foreign.first() {
+            let detail = format!(
+                "receiver `{}` is not bound to the alert `{}`; {} of {accepted} alerts were left out. Add it to the receiver's `alerts`, or route it elsewhere",
+                receiver.name,
+                alert.name(),
+                foreign.len()
+            );
+            return Err(Problem::new(StatusCode::FORBIDDEN, detail).with_code(NOT_ALLOWED));
+        }
+        let body = json!({"alerts": accepted, "deliveries": count, "truncated": payload.truncated});
+        Ok((StatusCode::ACCEPTED, Json(body)).into_response())
+    }
+}
+
+/// The code of `Reason::NotAllowed`.
+const NOT_ALLOWED: &str = "BS056";
+
+/// `POST /v1/alerts`, to be merged into the API.
+pub fn router(alerts: Arc<Alerts>) -> Router {
+    Router::new().route("/v1/alerts", post(receive)).with_state(alerts)
+}
+
+/// Takes what an Alertmanager sends.
+///
+/// 202: queued. 401: no or a wrong token. 403: this token may not report one of these alerts. 408, 413, 422: too slow,
+/// too large, not such a payload. 503: not now. Errors are problem documents.
+pub async fn receive(State(alerts): State<Arc<Alerts>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+    let receiver = alerts.receivers.authenticate(&headers).await?;
+    let payload = Payload::parse(&read(body).await?)?;
+    alerts.take(receiver, payload)
+}
+
+async fn read(body: Body) -> Result<Bytes, Problem> {
+    match timeout(BODY_TIMEOUT, to_bytes(body, BODY_LIMIT)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error))
+            if std::error::Error::source(&error).is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>) =>
+        {
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 1 MiB; lower `max_alerts` in the webhook_config"))
+        }
+        Ok(Err(_)) => Err(Problem::new(StatusCode::BAD_REQUEST, "the body broke off")),
+        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body took longer than 5 s")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::header;
+    use serde_json::Value;
+    use tokio::sync::mpsc::{Receiver as Queue, channel};
+
+    use super::receiver::Token;
+    use super::*;
+    use crate::core::reason::Reason;
+    use crate::core::spec::{Rule, Trust};
+
+    /// As Alertmanager 0.25 sends it, with a field that no version has yet.
+    const PAYLOAD: &str = r#"{"receiver": "backstop", "status": "firing", "notYetKnown": 1, "alerts": [
+        {"status": "firing", "labels": {"alertname": "CheckoutBurningBudget", "namespace": "shop", "severity": "page"}, "annotations": {},
+         "startsAt": "2026-03-01T12:00:00.5+02:00", "endsAt": "0001-01-01T00:00:00Z", "generatorURL": "", "fingerprint": "89fdc1a5b0b5d2c1"},
+        {"status": "resolved", "labels": {"alertname": "CheckoutSlow", "severity": "ticket"}, "annotations": {},
+         "startsAt": "2026-03-01T10:00:00Z", "endsAt": "2026-03-01T11:00:00Z", "generatorURL": "", "fingerprint": "00fdc1a5b0b5d2c1"}],
+        "groupLabels": {}, "commonLabels": {}, "commonAnnotations": {}, "externalURL": "", "version": "4", "groupKey": "{}", "truncatedAlerts": 0}"#;
+
+    fn listens(rollout: &str, rules: Value) -> Subscription {
+        Subscription::new(rollout, &serde_json::from_value::<Vec<Rule>>(rules).unwrap()).unwrap()
+    }
+
+    fn alerts(bound: &[&str], capacity: usize) -> (Arc<Alerts>, Queue<Vec<Delivery>>) {
+        let (sender, queue) = channel(capacity);
+        let hash = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"; // of "secret"
+        let bound = bound.iter().map(|&name| name.into()).collect();
+        let receiver = Receiver { name: "edge".into(), token: Token::Sha256(hash.into()), alerts: bound };
+        let alerts = Alerts::new(vec![receiver], sender).unwrap();
+        let alert = |matchers: &[&str], trust| json!({"alert": {"matchers": matchers, "trust": trust}});
+        let checkout = json!([
+            alert(&["severity=~\"page|ticket\""], "wait"),
+            alert(&["alertname=\"CheckoutBurningBudget\"", "namespace=\"shop\""], "revert"),
+        ]);
+        let cart =
+            json!([alert(&["alertname=\"CheckoutSlow\""], "wait"), alert(&["alertname=\"CheckoutSlow\"", "namespace!=\"\""], "revert")]);
+        alerts.listen(vec![
+            listens("shop/checkout", checkout),
+            listens("shop/cart", cart),
+            listens("shop/silent", json!([alert(&[], "revert")])),
+        ]);
+        (Arc::new(alerts), queue)
+    }
+
+    async fn post(alerts: &Arc<Alerts>, token: &str, body: impl Into<Body>) -> (u16, Value) {
+        let headers = [(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap())].into_iter().collect();
+        let response = receive(State(Arc::clone(alerts)), headers, body.into()).await.into_response();
+        let status = response.status().as_u16();
+        (status, serde_json::from_slice(&to_bytes(response.into_body(), BODY_LIMIT).await.unwrap()).unwrap())
+    }
+
+    fn delivery(rollout: &str, name: &str, fingerprint: &str, starts_at: &str, firing: bool, trust: Trust) -> Delivery {
+        let (name, fingerprint) = (name.into(), fingerprint.into());
+        Delivery { rollout: rollout.into(), alerted: Alerted { name, fingerprint, starts_at: starts_at.parse().unwrap(), firing, trust } }
+    }
+
+    const BOTH: &[&str] = &["CheckoutBurningBudget", "CheckoutSlow"];
+
+    #[tokio::test]
+    async fn alerts_reach_the_rollouts_that_listen() {
+        let (alerts, mut queue) = alerts(BOTH, 1);
+        assert_eq!(post(&alerts, "secret", PAYLOAD).await, (202, json!({"alerts": 2, "deliveries": 3, "truncated": 0})));
+        let expected = vec![
+            delivery("shop/checkout", BOTH[0], "89fdc1a5b0b5d2c1", "2026-03-01T10:00:00.5Z", true, Trust::Revert),
+            delivery("shop/cart", BOTH[1], "00fdc1a5b0b5d2c1", "2026-03-01T10:00:00Z", false, Trust::Wait),
+            delivery("shop/checkout", BOTH[1], "00fdc1a5b0b5d2c1", "2026-03-01T10:00:00Z", false, Trust::Wait),
+        ];
+        assert_eq!(queue.try_recv(), Ok(expected));
+        // Nobody listens any more: accepted all the same, there is nothing to repeat.
+        alerts.listen(vec![]);
+        assert_eq!(post(&alerts, "secret", PAYLOAD).await.1["deliveries"], 0);
+        assert!(queue.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_is_worth_another_try() {
+        let (alerts, mut queue) = alerts(BOTH, 1);
+        assert_eq!(post(&alerts, "secret", PAYLOAD).await.0, 202);
+        assert_eq!(post(&alerts, "secret", PAYLOAD).await.0, 503);
+        assert_eq!(queue.recv().await.unwrap().len(), 3);
+        assert_eq!(post(&alerts, "secret", PAYLOAD).await.0, 202);
+        drop(queue);
+        assert_eq!(post(&alerts, "secret", PAYLOAD).await.0, 503);
+    }
+
+    #[tokio::test]
+    async fn a_token_reports_only_what_it_is_bound_to() {
+        let (alerts, mut queue) = alerts(&["CheckoutBurningBudget"], 1);
+        let (status, problem) = post(&alerts, "secret", PAYLOAD).await;
+        assert_eq!((status, problem["code"].as_str()), (403, Some(Reason::NotAllowed { what: String::new() }.code())));
+        assert!(problem["detail"].as_str().unwrap().contains("`CheckoutSlow`; 1 of 2"), "{problem}");
+        assert_eq!(queue.try_recv().unwrap().len(), 1, "the alert that it is bound to counts");
+
+        let (status, problem) = post(&alerts, "Secret", PAYLOAD).await;
+        assert_eq!((status, problem["title"].as_str()), (401, Some("Unauthorized")));
+        assert!(queue.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn other_shapes_are_refused_by_name() {
+        let (alerts, _queue) = alerts(BOTH, 1);
+        let many = format!(
+            r#"{{"version": "4", "alerts": [{}]}}"#,
+            vec![r#"{"status":"firing","labels":{"alertname":"CheckoutSlow"},"startsAt":"2026-03-01T10:00:00Z","fingerprint":"1"}"#; 1001]
+                .join(",")
+        );
+        for (body, status, part) in [
+            (PAYLOAD.replace(r#""version": "4""#, r#""version": "5""#), 422, "\"5\"; only \"4\""),
+            (PAYLOAD.replace(r#""version": "4""#, r#""version": 4"#), 422, "invalid type"),
+            (PAYLOAD.replace("alertname", "name"), 422, "alerts[0] has no label `alertname`"),
+            (PAYLOAD.replace("89fdc1a5b0b5d2c1", ""), 422, "alerts[0] has no fingerprint"),
+            (PAYLOAD.replace("2026-03-01T10:00:00Z", "yesterday"), 422, "not a payload"),
+            ("payload=1".into(), 422, "not a payload"),
+            (String::new(), 422, "not a payload"),
+            (many, 413, "1001 alerts, at most 1000"),
+            (" ".repeat(BODY_LIMIT + 1), 413, "1 MiB"),
+        ] {
+            let (got, problem) = post(&alerts, "secret", body).await;
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(got == status && detail.contains(part), "{got}: {detail}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_ends_is_cut_off() {
+        let (alerts, _queue) = alerts(BOTH, 1);
+        let body = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        assert_eq!(post(&alerts, "secret", body).await.0, 408);
+    }
+}

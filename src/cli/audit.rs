@@ -1,0 +1,60 @@
+//! `backstop audit`.
+
+use super::direct;
+use super::explain::line;
+use super::{Context, context};
+use crate::error::{Error, Exit};
+
+/// Read or verify the audit log
+///
+/// Every input that changed state, every decision with the numbers that it rests on, every effect; one leaf of a
+/// Merkle tree each, under signed checkpoints.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  backstop audit show --service shop/checkout --last 20
+  backstop audit show --json | jq 'select(.result == \"refused\")'
+  backstop audit verify")]
+pub struct Args {
+    #[command(subcommand)]
+    verb: AuditVerb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum AuditVerb {
+    /// Print records, oldest first; with `--json` one a line
+    Show {
+        /// Only of this rollout: `namespace/name`.
+        #[arg(long, value_name = "SERVICE")]
+        service: Option<String>,
+        /// Only the last so many.
+        #[arg(long, value_name = "COUNT")]
+        last: Option<usize>,
+    },
+    /// Check every leaf, the tree and the signatures of its checkpoints; ends with 1 if something was changed
+    Verify,
+}
+
+#[allow(clippy::unused_async)] // verbs are called alike
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Error> {
+    match args.verb {
+        AuditVerb::Show { service, last } => {
+            let entries = direct::records(context, service.as_deref())?;
+            let skip = last.map_or(0, |last| entries.len().saturating_sub(last));
+            for entry in &entries[skip..] {
+                if context.json {
+                    let text = serde_json::to_string(&entry.record)
+                        .map_err(|error| Error::internal("a record cannot be written as JSON").because(&error))?;
+                    context::print(&text)?;
+                } else {
+                    context::print(&format!("{:>6}  {}", entry.index, line(&entry.record)))?;
+                }
+            }
+            Ok(Exit::Done)
+        }
+        AuditVerb::Verify => {
+            let report = direct::audit_verify(context)?;
+            context.show(&report.value, || report.text.clone())?;
+            Ok(report.exit)
+        }
+    }
+}

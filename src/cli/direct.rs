@@ -1,0 +1,285 @@
+//! What the command line does without the controller, and the programs that it starts: every call into parts beyond
+//! the API is here, and nowhere else.
+#![allow(clippy::unused_async)] // the parts behind these calls are asynchronous
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::api::auth::{Peer, Principals};
+use crate::api::wire::{Claims, Command, Freeze, FreezeScope, Frozen, Reply, Standing};
+use crate::config::{Paths, docker_config};
+use crate::core::actor::Request;
+use crate::core::attest;
+use crate::core::preview::View;
+use crate::core::reason::Reason;
+use crate::core::record::Record;
+use crate::core::release::{Digest, Image};
+use crate::core::spec::Artifacts;
+use crate::error::{Error, Exit};
+use crate::shell::standalone::{Setup, StartError};
+use crate::shell::{direct, documents};
+use crate::spec;
+use crate::world::audit::{self, Filter};
+use crate::world::clock;
+use crate::world::keys::Public;
+use crate::world::registry::{Collector, Credentials, Patience};
+use crate::world::store::Store;
+use crate::world::verify::{Keys, verify as verify_evidence};
+
+/// How long a command without the controller is followed.
+const PATIENCE: Duration = Duration::from_mins(15);
+
+/// A record as the audit log has it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Entry {
+    /// Its place in the log.
+    pub index: u64,
+    /// What was recorded.
+    pub record: Record,
+}
+
+/// An answer that was written elsewhere, for both kinds of readers.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Report {
+    /// How the program ends.
+    pub exit: Exit,
+    /// For programs.
+    pub value: Value,
+    /// For people.
+    pub text: String,
+}
+
+/// The parts of a controller in these folders.
+pub(super) fn setup(paths: &Paths) -> Setup {
+    Setup {
+        data_dir: paths.data_dir().to_owned(),
+        specs: Vec::new(),
+        host_socket: paths.host_socket(),
+        content: paths.host_dir().join("content"),
+        docker_config: docker_config(),
+        webhook: None,
+    }
+}
+
+/// A start that failed, as an error for people.
+pub(super) fn start_failed(error: &StartError) -> Error {
+    match error {
+        StartError::Spec(report) => Error::invalid(format!("{error}\n\n{report}")).hint("`backstop check` says the same without starting"),
+        StartError::Store(_) | StartError::State(_) | StartError::Document(_) => {
+            Error::unreachable("the store cannot be used").because(error)
+        }
+        StartError::Source(_) | StartError::Webhook(_) | StartError::Registry(_) => {
+            Error::invalid("the controller cannot start").because(error)
+        }
+    }
+}
+
+fn without_controller(error: &StartError, cause: &str) -> Error {
+    start_failed(error).cause(format!("the controller does not answer: {cause}"))
+}
+
+/// The store's folder; an error if no controller ever ran here, so that looking makes nothing.
+fn store_dir(paths: &Paths) -> Result<PathBuf, Error> {
+    let dir = paths.data_dir().join("store");
+    if dir.join("backstop.db").exists() {
+        return Ok(dir);
+    }
+    Err(Error::unreachable(format!("there is no store in `{}`", paths.data_dir().display()))
+        .hint("start the controller with `backstop run --specs DIR`, or name its folder with `--data-dir`"))
+}
+
+// ---------------------------------------------------------------------------------------------------- standings
+
+/// Every rollout as the store has it.
+pub(super) async fn views(context: &Context, cause: &str) -> Result<Vec<View>, Error> {
+    store_dir(&context.paths).map_err(|error| error.cause(format!("the controller does not answer: {cause}")))?;
+    let standings = direct::standings(&setup(&context.paths)).await.map_err(|error| without_controller(&error, cause))?;
+    Ok(standings.into_iter().map(|(view, _)| view).collect())
+}
+
+/// One rollout as the store and the host have it.
+pub(super) async fn standing(context: &Context, key: &str) -> Result<Standing, Error> {
+    let standings = direct::standings(&setup(&context.paths)).await.map_err(|error| start_failed(&error))?;
+    let found = standings.into_iter().find(|(view, _)| view.key == key);
+    let (view, plan) = found.ok_or_else(|| Error::usage(format!("there is no rollout `{key}`")))?;
+    Ok(Standing { view, plan })
+}
+
+// ---------------------------------------------------------------------------------------------------- commands
+
+/// Who this user is, by the same file that the controller reads.
+fn request(context: &Context, claims: Claims, body: &[u8]) -> Result<Request, Error> {
+    let owner = owner(context.paths.data_dir())?;
+    let principals = Principals::open(context.paths.principals(), owner)
+        .map_err(|error| Error::invalid("the principals cannot be used").because(&error))?;
+    let peer = Peer::Uid(rustix::process::getuid().as_raw());
+    let caller = principals
+        .identify(peer, &axum::http::HeaderMap::new(), clock::wall())
+        .map_err(|problem| Error::new(Exit::Refused, problem.detail))?;
+    claims.request(&caller, &Digest::of(body), clock::wall()).map_err(|error| Error::usage(error.to_string()))
+}
+
+/// The user that owns a folder.
+pub(super) fn owner(dir: &Path) -> Result<u32, Error> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = std::fs::metadata(dir);
+    metadata
+        .map(|metadata| metadata.uid())
+        .map_err(|error| Error::unreachable(format!("`{}` cannot be read", dir.display())).because(&error))
+}
+
+/// Gives a command to the machine in this process.
+pub(super) async fn command(context: &Context, key: &str, command: &Command, cause: &str) -> Result<Reply, Error> {
+    act(context, key, command, &mut |_| {}, cause).await.map(|(reply, _)| reply)
+}
+
+/// Reverts with the machine in this process, telling each change of the view.
+pub(super) async fn revert(
+    context: &Context,
+    key: &str,
+    command: &Command,
+    told: &mut dyn FnMut(&View),
+    cause: &str,
+) -> Result<(Reply, View), Error> {
+    act(context, key, command, told, cause).await
+}
+
+async fn act(context: &Context, key: &str, command: &Command, told: &mut dyn FnMut(&View), cause: &str) -> Result<(Reply, View), Error> {
+    store_dir(&context.paths)?;
+    let body = serde_json::to_vec(command).map_err(|error| Error::internal("the command cannot be written as JSON").because(&error))?;
+    let request = request(context, command.claims.clone(), &body)?;
+    let setup = setup(&context.paths);
+    let done = direct::command(&setup, key, command.verb.clone(), request.clone(), PATIENCE, told).await;
+    let done = done.map_err(|error| without_controller(&error, cause))?;
+    let (answer, view) = done.ok_or_else(|| Error::usage(format!("there is no rollout `{key}`")))?;
+    if !answer.accepted {
+        return Err(Error::new(Exit::Refused, answer.reason.to_string()).with_code(Some(answer.reason.code().to_owned())));
+    }
+    Ok((Reply::of(answer, &request), view))
+}
+
+/// Freezes a wider scope in the store; every controller on it reads that when it starts.
+pub(super) async fn freeze(context: &Context, freeze: &Freeze, cause: &str) -> Result<Frozen, Error> {
+    let dir = store_dir(&context.paths)?;
+    let body = serde_json::to_vec(freeze).map_err(|error| Error::internal("the freeze cannot be written as JSON").because(&error))?;
+    let request = request(context, freeze.claims.clone(), &body)?;
+    let unavailable = |error| without_controller(&StartError::Store(error), cause);
+    let store = Store::open(&dir, &context.paths.data_dir().join("spool")).map_err(unavailable)?;
+    let who = request.actor.to_string();
+    documents::freeze(&store, scope_name(&freeze.scope), Some(&who)).await.map_err(unavailable)?;
+    let keys = store.workloads().await.map_err(unavailable)?;
+    Ok(Frozen { request: request.id, rollouts: keys.iter().filter(|key| freeze.scope.contains(key)).count() })
+}
+
+/// How a scope is called in the store: a namespace, or `*`.
+pub(super) fn scope_name(scope: &FreezeScope) -> &str {
+    match scope {
+        FreezeScope::All => "*",
+        FreezeScope::Namespace(namespace) => namespace,
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------- audit
+
+/// Records of the audit log, oldest first; of one rollout, if one is named.
+pub(super) fn records(context: &Context, key: Option<&str>) -> Result<Vec<Entry>, Error> {
+    let dir = store_dir(&context.paths)?;
+    let filter = Filter { workload: key.map(str::to_owned), ..Filter::default() };
+    let unreadable = |error: &dyn std::error::Error| Error::unreachable("the audit log cannot be read").cause(error.to_string());
+    let entries = audit::show(&dir, filter).map_err(|error| unreadable(&error))?;
+    let mut records = Vec::new();
+    let mut next = 0;
+    for entry in entries {
+        let entry = entry.map_err(|error| unreadable(&error))?;
+        let index = entry.index.unwrap_or(next);
+        next = index + 1;
+        if let Some(record) = entry.record().map_err(|error| unreadable(&error))? {
+            records.push(Entry { index, record });
+        }
+    }
+    Ok(records)
+}
+
+/// Checks the whole audit log against its keys.
+pub(super) fn audit_verify(context: &Context) -> Result<Report, Error> {
+    let dir = store_dir(&context.paths)?;
+    let public =
+        Public::load(&dir.join("keys")).map_err(|error| Error::invalid("the store's public keys cannot be read").because(&error))?;
+    Ok(match audit::verify(&dir, &public) {
+        Ok(found) => Report {
+            exit: Exit::Done,
+            value: json!({"verified": true, "entries": found.entries, "checkpoints": found.checkpoints, "workloads": found.workloads,
+                "ledger": found.ledger, "evidence": found.evidence, "undrained": found.undrained, "log": public.log.to_string()}),
+            text: format!(
+                "verified: {} entries under {} signed checkpoints, {} ledger records, {} evidence files; {} entries wait for the next checkpoint\nlog key: {}\n",
+                found.entries, found.checkpoints, found.ledger, found.evidence, found.undrained, public.log
+            ),
+        },
+        Err(broken) => Report {
+            exit: Exit::No,
+            value: json!({"verified": false, "index": broken.index, "what": broken.what}),
+            text: format!("NOT VERIFIED: {broken}\n"),
+        },
+    })
+}
+
+// ---------------------------------------------------------------------------------------------------- check, verify
+
+/// Checks documents.
+pub(super) fn check(paths: &[PathBuf], color: bool) -> Result<Report, Error> {
+    let report = spec::check(paths);
+    let value = serde_json::to_value(&report).map_err(|error| Error::internal("the report cannot be written as JSON").because(&error))?;
+    Ok(Report { exit: if report.is_ok() { Exit::Done } else { Exit::Invalid }, value, text: report.render(color) })
+}
+
+/// Verifies the attestation of an image.
+pub(super) async fn verify(image: &Image, policy: &Path, layout: Option<&Path>) -> Result<Report, Error> {
+    let loaded = spec::load(&[policy]);
+    if loaded.has_errors() {
+        return Err(start_failed(&StartError::Spec(spec::CheckReport::of(&loaded))));
+    }
+    let mut demands = loaded.policies.values().filter_map(|policy| policy.attestation.clone());
+    let first =
+        demands.next().ok_or_else(|| Error::invalid(format!("`{}` has no GuardPolicy with an `attestation` block", policy.display())))?;
+    let demands = demands.fold(first, attest::AttestationPolicy::merge);
+    let keys = Keys::new(&demands).map_err(|error| Error::invalid("a key of the policy cannot be used").because(&error))?;
+    let artifacts = match layout {
+        Some(path) => Artifacts::Layout { path: path.display().to_string() },
+        None => Artifacts::Registry {},
+    };
+    let credentials = docker_config().map_or_else(|| Ok(Credentials::default()), |file| Credentials::from_docker_config(&file));
+    let collector = credentials
+        .and_then(|credentials| Collector::new(credentials, Patience::default()))
+        .map_err(|fault| Error::unreachable("registries cannot be asked").cause(fault.to_string()))?;
+    let evidence = collector.collect(image, &artifacts).await;
+    let facts = attest::Facts { images: vec![verify_evidence(&evidence, &keys)], ledger_untrusted: None };
+    Ok(verified(image, &facts, &attest::evaluate(&demands, &facts).err().unwrap_or_default()))
+}
+
+fn verified(image: &Image, facts: &attest::Facts, reasons: &[Reason]) -> Report {
+    let exit = match reasons.first() {
+        None => Exit::Done,
+        Some(Reason::EvidenceUnavailable { .. }) => Exit::Unreachable,
+        Some(_) => Exit::Refused,
+    };
+    let mut text = format!("{image}\n");
+    for found in &facts.images {
+        for statement in &found.statements {
+            let kind = statement.predicate_type.as_deref().unwrap_or("signature");
+            let _ = writeln!(text, "  verified  {} by {} ({kind})", statement.proof.word(), statement.authority);
+        }
+        for rejected in &found.rejected {
+            let _ = writeln!(text, "  rejected  {}", super::text::clean(rejected));
+        }
+    }
+    for reason in reasons {
+        let _ = writeln!(text, "  {} {}", reason.code(), super::text::clean(&reason.to_string()));
+    }
+    text.push_str(if reasons.is_empty() { "attested: the policy is met\n" } else { "NOT ATTESTED\n" });
+    let codes: Vec<Value> = reasons.iter().map(|reason| json!({"code": reason.code(), "text": reason.to_string()})).collect();
+    Report { exit, value: json!({"attested": reasons.is_empty(), "reasons": codes, "facts": facts}), text }
+}

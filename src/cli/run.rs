@@ -1,0 +1,207 @@
+//! `backstop run`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use std::sync::Arc;
+
+use axum::Router;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::{Context, direct};
+use crate::api::alerts::receiver::Receiver;
+use crate::api::alerts::subscription::Subscription;
+use crate::api::alerts::{self, Alerts, Delivery};
+use crate::api::auth::Principals;
+use crate::api::{self, Api, Listener, ScopeFreeze};
+use crate::config::{Config, LogFormat};
+use crate::core::input::Input;
+use crate::error::{Error, Exit};
+use crate::shell::documents;
+use crate::shell::handle::Handle;
+use crate::shell::rollout::Shared;
+use crate::shell::standalone::Controller;
+use crate::telemetry::{self, Metrics};
+use crate::world::notify::Webhook;
+
+/// Run the controller
+///
+/// State, ledger, evidence and audit log are in the data folder; the API is on the socket `backstop.sock` there, for
+/// its owner and root. SIGTERM ends it; a revert under way goes on after the next start. SIGHUP makes it read the specifications again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  backstop run --specs rollouts/
+  backstop run --specs rollouts/ --listen 127.0.0.1:7070 --principals principals.yaml
+  backstop run --specs rollouts/ --notify-url https://hooks.example.com/backstop")]
+pub struct Args {
+    /// Files and folders with `GuardedRollout`, `GuardPolicy`, `GuardSource` and `FlagTarget` documents.
+    #[arg(long, required = true, value_name = "PATH", num_args = 1..)]
+    specs: Vec<PathBuf>,
+    /// Serve the API on this loopback address too, for those with a token; port 0 picks a free one.
+    #[arg(long, env = "BACKSTOP_LISTEN", value_name = "ADDRESS", hide_env_values = true)]
+    listen: Option<SocketAddr>,
+    /// Who may do what, by uid or token [default: principals.yaml in the data folder].
+    #[arg(long, visible_alias = "tokens", value_name = "FILE")]
+    principals: Option<PathBuf>,
+    /// Permissions of the socket; others than its owner are mapped by the principals.
+    #[arg(long, value_name = "MODE", default_value = "600", value_parser = mode)]
+    socket_mode: u32,
+    /// Where pages and notices are sent.
+    #[arg(long, env = "BACKSTOP_NOTIFY_URL", value_name = "URL", hide_env_values = true)]
+    notify_url: Option<String>,
+    /// File with the bearer token for `--notify-url`; read for each notice.
+    #[arg(long, value_name = "FILE", requires = "notify_url")]
+    notify_token_file: Option<PathBuf>,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| mode & !0o777 == 0 && mode & 0o600 == 0o600)
+        .ok_or_else(|| "expected octal permissions that let the owner in, such as `600` or `660`".to_owned())
+}
+
+pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Error> {
+    if let Some(address) = args.listen
+        && !address.ip().is_loopback()
+    {
+        return Err(Error::usage(format!("`--listen {address}` is not a loopback address")).hint("put a TLS proxy in front of 127.0.0.1"));
+    }
+    telemetry::init(args.log_format);
+    let config = Config {
+        paths: context.paths.clone(),
+        specs: args.specs,
+        listen: args.listen,
+        principals: args.principals,
+        socket_mode: args.socket_mode,
+        notify_url: args.notify_url,
+        notify_token_file: args.notify_token_file,
+    };
+    serve(config).await
+}
+
+/// Runs the controller with its API until it is told to end.
+async fn serve(config: Config) -> Result<Exit, Error> {
+    let mut setup = direct::setup(&config.paths);
+    setup.specs.clone_from(&config.specs);
+    setup.webhook = config.notify_url.clone().map(|url| Webhook { url, token_file: config.notify_token_file.clone() });
+    let data_dir = config.paths.data_dir();
+    let made = std::fs::create_dir_all(data_dir);
+    made.map_err(|error| Error::unreachable(format!("`{}` cannot be made", data_dir.display())).because(&error))?;
+    let mut controller = Controller::start(&setup).await.map_err(|error| direct::start_failed(&error))?;
+    let principals = config.principals.clone().unwrap_or_else(|| config.paths.principals());
+    let principals = Principals::open(principals, direct::owner(data_dir)?)
+        .map_err(|error| Error::invalid("the principals cannot be used").because(&error))?;
+    let metrics = Arc::new(Metrics::new());
+    let (freezes, asked) = mpsc::channel(16);
+    let (ready, unready) = watch::channel(None);
+    let api = Api::new(controller.handle(), Arc::new(principals), Arc::clone(&metrics), unready, freezes);
+    let router = api::router(api).merge(alerts(&config, &controller)?);
+    tokio::spawn(keep_freezes(controller.shared(), asked));
+    tokio::spawn(count(controller.handle(), metrics));
+    let socket = config.paths.socket();
+    let cannot = |error: &std::io::Error| Error::unreachable("the API cannot be served").because(error);
+    let unix = Listener::unix(&socket, config.socket_mode).await.map_err(|error| cannot(&error))?;
+    let (end, _) = watch::channel(false);
+    let mut servers = JoinSet::new();
+    servers.spawn(api::serve(unix, router.clone(), ended(end.subscribe())));
+    if let Some(address) = config.listen {
+        let tcp = Listener::tcp(address).await.map_err(|error| cannot(&error))?;
+        tracing::info!(address = ?tcp.address(), "the API is served here too, for those with a token");
+        servers.spawn(api::serve(tcp, router, ended(end.subscribe())));
+    }
+    tracing::info!(socket = %socket.display(), rollouts = controller.loaded().rollouts.len(), "the controller runs");
+    let mut hangup = signal(SignalKind::hangup()).map_err(|error| cannot(&error))?;
+    loop {
+        tokio::select! {
+            () = told_to_end() => break,
+            _ = hangup.recv() => match controller.reload(&setup).await {
+                Ok(()) => tracing::info!("the specifications were read again"),
+                Err(error) => tracing::error!(error = %direct::start_failed(&error), "the specifications are not taken; those before stay"),
+            },
+        }
+    }
+    ready.send_replace(Some("the controller is ending".into()));
+    end.send_replace(true);
+    while servers.join_next().await.is_some() {}
+    controller.stop().await;
+    Ok(Exit::Done)
+}
+
+async fn ended(mut end: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is an end too.
+    let _ = end.wait_for(|end| *end).await;
+}
+
+/// Ends with SIGTERM or an interrupt.
+pub(super) async fn told_to_end() {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(mut terminate), Ok(mut interrupt)) = signals else { return std::future::pending().await };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// The receivers of alerts that the file `receivers.yaml` in the data folder names, and what rollouts listen to.
+fn alerts(config: &Config, controller: &Controller) -> Result<Router, Error> {
+    let file = config.paths.data_dir().join("receivers.yaml");
+    let unusable = |what: String| Error::invalid(format!("`{}` cannot be used", file.display())).cause(what);
+    let receivers: Vec<Receiver> = match std::fs::read_to_string(&file) {
+        Ok(text) => serde_saphyr::from_str(&text).map_err(|error| unusable(error.to_string()))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Router::new()),
+        Err(error) => return Err(unusable(error.to_string())),
+    };
+    let (queue, mut deliveries) = mpsc::channel::<Vec<Delivery>>(256);
+    let alerts = Arc::new(Alerts::new(receivers, queue).map_err(|error| unusable(error.to_string()))?);
+    let rollouts = controller.loaded().rollouts.iter();
+    let subscriptions = rollouts.map(|(key, (_, spec))| Subscription::new(key, &spec.also_breach_on));
+    alerts.listen(subscriptions.collect::<Result<_, _>>().map_err(|error| Error::invalid("an alert rule cannot be used").because(&error))?);
+    let handle = controller.handle();
+    tokio::spawn(async move {
+        while let Some(batch) = deliveries.recv().await {
+            for Delivery { rollout, alerted } in batch {
+                if let Err(error) = handle.tell(&rollout, Input::Alerted(alerted)) {
+                    tracing::warn!(rollout, %error, "an alert was not taken; Alertmanager repeats it");
+                }
+            }
+        }
+    });
+    Ok(alerts::router(alerts))
+}
+
+/// Keeps freezes of wider scopes, and tells every rollout.
+async fn keep_freezes(shared: Arc<Shared>, mut asked: mpsc::Receiver<ScopeFreeze>) {
+    while let Some(ScopeFreeze { scope, on, request, answer }) = asked.recv().await {
+        let name = direct::scope_name(&scope);
+        let who = on.then(|| request.actor.to_string());
+        // The switch is thrown first: a store that does not answer must not keep it from working.
+        shared.neighbours.freeze(name, who.clone());
+        shared.changed.notify_waiters();
+        let kept = documents::freeze(shared.world.store(), name, who.as_deref()).await;
+        let rollouts = shared.handle.keys().iter().filter(|key| scope.contains(key)).count();
+        let _ = answer.send(kept.map(|()| rollouts).map_err(|error| error.to_string()));
+    }
+}
+
+/// Counts what is committed.
+async fn count(handle: Handle, metrics: Arc<Metrics>) {
+    let mut records = handle.records();
+    loop {
+        match records.recv().await {
+            Ok(record) => {
+                let view = handle.view(&record.resource_target);
+                metrics.observe(&record, view.as_ref().map(|view| &view.0));
+                let views: Vec<_> = handle.keys().iter().filter_map(|key| handle.view(key)).collect();
+                metrics.standing(views.iter().map(|view| &view.0));
+            }
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}

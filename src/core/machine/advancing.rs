@@ -1,0 +1,344 @@
+//! Advancing: stage by stage, each judged, with a retreat when both arms are bad.
+
+use std::time::Duration;
+
+use super::Machine;
+use crate::core::judge::{Config, Count, Judge, StageStart};
+use crate::core::plan::{Gate, Stage};
+use crate::core::reason::{Counts, Reason, Verdict};
+use crate::core::record::Decision;
+use crate::core::release::ReleaseId;
+use crate::core::spec::{OnDeadline, Percent};
+use crate::core::state::{Advancing, Key, Phase, RetreatTest, Retreated, StageStep};
+use crate::core::time::{Mono, Span};
+use crate::core::work::Lane;
+
+/// Scrapes within which errors must go, or come back, to tell harm from coincidence.
+const RETREAT_SCRAPES: u32 = 3;
+
+impl Machine {
+    /// What the judge is told about the running attempt.
+    pub(super) fn judge_config(&self) -> Option<Config> {
+        let trial = self.trial()?;
+        Config::new(&trial.spec, &[], self.guard.interval).ok()
+    }
+
+    pub(super) fn restore_judge(&mut self) {
+        if matches!(self.state.phase, Phase::Recovering(_)) {
+            self.judge = self.fresh_eyes();
+            return;
+        }
+        let Some(config) = self.judge_config().filter(|_| self.state.candidate().is_some()) else { return };
+        let checkpoint = self.trial().and_then(|trial| trial.judge.clone());
+        self.judge = Some(checkpoint.map_or_else(|| Judge::new(config.clone()), |checkpoint| Judge::restore(config.clone(), checkpoint)));
+    }
+
+    fn stage(&self, index: usize) -> Option<Stage> {
+        self.trial()?.plan.stages.get(index).copied()
+    }
+
+    pub(super) fn stage_deadline(&self, advancing: &Advancing) -> Option<Mono> {
+        let stage = self.stage(advancing.stage)?;
+        match &advancing.step {
+            StageStep::Retreated(retreated) => Some(retreated.decided.after(self.trial()?.spec.retreat.for_)),
+            StageStep::Starting | StageStep::Shifting | StageStep::Judging => Some(advancing.since.after(stage.deadline)),
+        }
+    }
+
+    pub(super) fn advancing(&mut self) -> bool {
+        let Phase::Advancing(advancing) = self.state.phase.clone() else { return false };
+        let (Some(stage), Some(candidate)) = (self.stage(advancing.stage), self.candidate()) else {
+            return self.enter(Phase::Promoting { since: self.now.mono });
+        };
+        match &advancing.step {
+            StageStep::Retreated(retreated) => return self.retreated(&advancing, &retreated.clone()),
+            StageStep::Starting => {
+                self.want_running(&candidate, Lane::Forward);
+                if self.is_ready(&candidate.id) && self.is_done(&Key::Arm(candidate.id.clone())) && self.unhealthy().is_none() {
+                    return self.shift(&advancing, &candidate.id, stage.weight);
+                }
+            }
+            StageStep::Shifting => {
+                let weights = self.weights_of(&candidate.id, stage.weight);
+                self.want_weights(weights.clone());
+                if self.weights_in_place(&weights) {
+                    self.begin_stage(&advancing, stage);
+                    return true;
+                }
+            }
+            StageStep::Judging => {}
+        }
+        self.judged(&advancing, stage, &candidate.id)
+    }
+
+    pub(super) fn is_ready(&self, id: &ReleaseId) -> bool {
+        self.health(id).is_some_and(crate::core::input::ArmHealth::is_ready)
+    }
+
+    /// A forward step: only when nothing holds it back.
+    fn shift(&mut self, advancing: &Advancing, candidate: &ReleaseId, weight: Percent) -> bool {
+        if let Some(reason) = self.blocked().or_else(|| self.no_way_back()) {
+            self.waiting = Some(reason);
+            return false;
+        }
+        let weights = self.weights_of(candidate, weight);
+        self.want_weights(weights);
+        self.enter(Phase::Advancing(Advancing { step: StageStep::Shifting, ..advancing.clone() }))
+    }
+
+    /// Traffic moves toward a candidate only while stable could take it all back.
+    pub(super) fn no_way_back(&mut self) -> Option<Reason> {
+        let stable = self.state.stable.as_ref().filter(|stable| self.candidate().is_none_or(|candidate| candidate.id != **stable))?;
+        let stable = self.state.release(stable).filter(|stable| !self.is_live(&stable.id)).cloned()?;
+        self.want_running(&stable, Lane::Forward);
+        Some(Reason::NotReady { what: format!("{stable} has no member that can serve") })
+    }
+
+    /// The candidate's members start, or go on, in a stage of their own.
+    pub(super) fn start_stage(&mut self, stage: usize) -> bool {
+        if self.stage(stage).is_none() {
+            return self.enter(Phase::Promoting { since: self.now.mono });
+        }
+        self.enter(Phase::Advancing(Advancing { stage, since: self.now.mono, step: StageStep::Starting }))
+    }
+
+    fn begin_stage(&mut self, advancing: &Advancing, stage: Stage) {
+        let first = advancing.stage == 0 || self.stage(advancing.stage - 1).is_some_and(|before| before.weight == Percent::ZERO);
+        let warm_up = if first { self.trial().map(|trial| trial.plan.warm_up).unwrap_or_default() } else { Span::default() };
+        self.start_judging(StageStart {
+            weight: stage.weight,
+            warm_up,
+            bake: stage.bake,
+            has_stable: self.has_baseline(),
+            ..StageStart::default()
+        });
+        self.enter(Phase::Advancing(Advancing { step: StageStep::Judging, ..advancing.clone() }));
+    }
+
+    pub(super) fn start_judging(&mut self, start: StageStart) {
+        self.judgement = None;
+        if let Some(judge) = &mut self.judge {
+            judge.begin_stage(start);
+        }
+        self.checkpoint();
+    }
+
+    /// Whether stable gets requests that the candidate's can be compared with.
+    pub(super) fn has_baseline(&self) -> bool {
+        let Some(stable) = &self.state.stable else { return false };
+        self.state.weight(stable) > Percent::ZERO && self.trial().is_some_and(|trial| &trial.candidate.id != stable)
+    }
+
+    fn judged(&mut self, advancing: &Advancing, stage: Stage, candidate: &ReleaseId) -> bool {
+        let judging = advancing.step == StageStep::Judging;
+        match self.verdict() {
+            Some(Verdict::Breach(reason)) => return self.breach(reason),
+            Some(Verdict::Inconclusive(Reason::SharedCause { objective, counts })) if judging => {
+                return self.retreat(advancing, Reason::SharedCause { objective, counts });
+            }
+            Some(Verdict::Inconclusive(reason)) => self.wait(reason),
+            Some(Verdict::Pass) | None => self.waiting = None,
+        }
+        let passed = judging
+            && match stage.gate {
+                Gate::Health => self.is_ready(candidate),
+                Gate::Judge => self.verdict() == Some(Verdict::Pass),
+            };
+        if passed {
+            return self.next_stage(advancing);
+        }
+        let blind = self.trial().and_then(|trial| trial.blind).map(|(since, _)| since.after(self.spec().no_data.deadline));
+        if self.now.mono >= advancing.since.after(stage.deadline) || blind.is_some_and(|until| self.now.mono >= until) {
+            return self.deadline(advancing);
+        }
+        false
+    }
+
+    /// Nothing moves; a person hears of it when that lasts without data.
+    pub(super) fn wait(&mut self, reason: Reason) {
+        let without_data = matches!(
+            reason,
+            Reason::NoTraffic {}
+                | Reason::Stale { .. }
+                | Reason::InvalidData { .. }
+                | Reason::SourceDown { .. }
+                | Reason::PartialAnswer { .. }
+                | Reason::QueryRejected { .. }
+        );
+        let now = self.now.mono;
+        let page = Duration::from(self.spec().no_data.page);
+        let blind = self.trial().and_then(|trial| trial.blind);
+        match (without_data, blind) {
+            (true, None) => self.set_blind(Some((now, false))),
+            (true, Some((since, false))) if now.since(since) >= page => {
+                self.set_blind(Some((since, true)));
+                self.page(reason.clone());
+            }
+            (false, Some(_)) => self.set_blind(None),
+            (true, Some(_)) | (false, None) => {}
+        }
+        self.waiting = Some(reason);
+    }
+
+    fn set_blind(&mut self, blind: Option<(Mono, bool)>) {
+        if let Some(trial) = self.trial_mut() {
+            trial.blind = blind;
+        }
+    }
+
+    fn next_stage(&mut self, advancing: &Advancing) -> bool {
+        if let Some(reason) = self.blocked() {
+            self.waiting = Some(reason);
+            return false;
+        }
+        self.decide(Decision::Advance, Reason::Healthy {}, format!("stage {} passed", advancing.stage + 1));
+        self.start_stage(advancing.stage + 1)
+    }
+
+    fn deadline(&mut self, advancing: &Advancing) -> bool {
+        let Some(trial) = self.trial() else { return false };
+        let by_default = if trial.request.actor.is_human() { OnDeadline::Wait } else { OnDeadline::Revert };
+        let action = trial.plan.on_deadline.unwrap_or(by_default);
+        let missing = self.waiting.as_ref().map_or_else(|| "no verdict".to_owned(), ToString::to_string);
+        let reason = Reason::Deadline { stage: advancing.stage + 1, missing };
+        let candidate = trial.candidate.id.clone();
+        match action {
+            OnDeadline::Revert => self.breach(reason),
+            OnDeadline::PromoteOnHealth if self.limits().promote_on_health && self.is_ready(&candidate) && self.blocked().is_none() => {
+                self.decide(Decision::Advance, Reason::PromotedOnHealth {}, format!("stage {} passed on health", advancing.stage + 1));
+                self.start_stage(advancing.stage + 1)
+            }
+            OnDeadline::Retreat => self.give_up(advancing, reason),
+            OnDeadline::Wait | OnDeadline::PromoteOnHealth => self.wait_longer(advancing, reason),
+        }
+    }
+
+    /// The attempt ends without blame: traffic to stable, members stopped, and it may be tried again.
+    fn give_up(&mut self, advancing: &Advancing, reason: Reason) -> bool {
+        let Some(stable) = self.state.stable.clone().filter(|stable| self.is_live(stable)) else {
+            return self.wait_longer(advancing, reason);
+        };
+        self.page(reason.clone());
+        self.want_safe_weights(&stable);
+        self.refuse(reason);
+        true
+    }
+
+    fn wait_longer(&mut self, advancing: &Advancing, reason: Reason) -> bool {
+        self.page(reason.clone());
+        self.decide(Decision::Wait, reason, "waiting beyond the deadline");
+        // Another full deadline: the page is repeated then.
+        self.enter(Phase::Advancing(Advancing { since: self.now.mono, ..advancing.clone() }));
+        false
+    }
+
+    // ------------------------------------------------------------------------------------------------ retreat
+
+    fn retreat(&mut self, advancing: &Advancing, reason: Reason) -> bool {
+        let Reason::SharedCause { objective, .. } = &reason else { return false };
+        let objective = objective.clone();
+        let Some(stable) = self.state.stable.clone().filter(|stable| self.is_live(stable)) else {
+            // Without a live stable there is nowhere to go: wait, and a person knows.
+            if !matches!(self.waiting, Some(Reason::SharedCause { .. })) {
+                self.page(reason.clone());
+            }
+            self.wait(reason);
+            return false;
+        };
+        self.page(reason.clone());
+        self.decide(Decision::Retreat, reason, "weight to 0 without blame");
+        if let Some(trial) = self.trial_mut() {
+            trial.retreats += 1;
+        }
+        self.want_safe_weights(&stable);
+        let retreated = Retreated { since: None, decided: self.now.mono, objective, test: RetreatTest::Gone };
+        self.enter(Phase::Advancing(Advancing { step: StageStep::Retreated(retreated), ..advancing.clone() }))
+    }
+
+    fn retreated(&mut self, advancing: &Advancing, retreated: &Retreated) -> bool {
+        if let Some(reason) = self.reverting_alert().or_else(|| self.unhealthy()) {
+            return self.breach(reason);
+        }
+        if !self.is_done(&Key::Weights) {
+            return false;
+        }
+        let Some(since) = retreated.since else {
+            self.start_judging(StageStart { weight: self.retreat_weight(retreated.test), has_stable: true, ..StageStart::default() });
+            let retreated = Retreated { since: Some(self.now.mono), ..retreated.clone() };
+            return self.enter(Phase::Advancing(Advancing { step: StageStep::Retreated(retreated), ..advancing.clone() }));
+        };
+        let late = self.now.mono >= retreated.decided.after(self.spec().retreat.for_);
+        let in_time = self.now.mono.since(since) <= self.guard.interval.0 * (RETREAT_SCRAPES + 2);
+        match (retreated.test, self.stable_is_bad(&retreated.objective)) {
+            (RetreatTest::Gone, Some(false)) if in_time => self.retry(advancing, retreated),
+            (RetreatTest::Retry, Some(true)) if in_time => self.breach(Reason::SharedHarm { objective: retreated.objective.clone() }),
+            // Errors that stay without the candidate, or do not come back with it, are not the candidate's.
+            (RetreatTest::Gone, Some(false)) => self.exonerate(advancing),
+            (RetreatTest::Retry, Some(false)) if !in_time => self.exonerate(advancing),
+            _ if late => self.exonerate(advancing),
+            _ => false,
+        }
+    }
+
+    fn retreat_weight(&self, test: RetreatTest) -> Percent {
+        match test {
+            RetreatTest::Gone => Percent::ZERO,
+            RetreatTest::Retry => self.first_weight(),
+        }
+    }
+
+    fn first_weight(&self) -> Percent {
+        let stages = self.trial().map(|trial| trial.plan.stages.clone()).unwrap_or_default();
+        stages.iter().map(|stage| stage.weight).find(|weight| *weight > Percent::ZERO).unwrap_or(Percent::ZERO)
+    }
+
+    /// Whether stable breaks the objective in the last three scrapes; absent with fewer of them.
+    fn stable_is_bad(&self, objective: &str) -> Option<bool> {
+        let count = self.stable_lately(objective, RETREAT_SCRAPES as usize)?;
+        let allowed = self.spec().objectives.iter().find(|o| o.name == objective)?.good.rest().fraction();
+        (count.total > 0.0).then_some(count.bad > allowed * count.total)
+    }
+
+    /// Stable's requests in the last `scrapes` intervals; absent with fewer of them.
+    pub(super) fn stable_lately(&self, objective: &str, scrapes: usize) -> Option<Count> {
+        let judge = self.judge.as_ref()?;
+        let target = judge.config().objectives.iter().find(|target| target.name == objective)?;
+        let recent = judge.recent(&target.signal);
+        let lately = &recent[recent.len().checked_sub(scrapes)?..];
+        let counts = lately.iter().filter_map(|interval| interval.stable);
+        Some(counts.fold(Count::default(), |sum, count| Count { bad: sum.bad + count.bad, total: sum.total + count.total }))
+    }
+
+    /// One retry at the first step's weight.
+    fn retry(&mut self, advancing: &Advancing, retreated: &Retreated) -> bool {
+        if let Some(reason) = self.blocked() {
+            self.waiting = Some(reason);
+            return false;
+        }
+        let Some(candidate) = self.candidate() else { return false };
+        let weights = self.weights_of(&candidate.id, self.first_weight());
+        self.want_weights(weights);
+        let retreated = Retreated { since: None, test: RetreatTest::Retry, ..retreated.clone() };
+        self.enter(Phase::Advancing(Advancing { step: StageStep::Retreated(retreated), ..advancing.clone() }))
+    }
+
+    fn exonerate(&mut self, advancing: &Advancing) -> bool {
+        // While stable is bad without the candidate's help, going on would only repeat the retreat.
+        if let Phase::Advancing(Advancing { step: StageStep::Retreated(retreated), .. }) = &self.state.phase
+            && self.stable_is_bad(&retreated.objective.clone()) == Some(true)
+        {
+            self.waiting = Some(Reason::SharedCause { objective: retreated.objective.clone(), counts: Counts::default() });
+            return false;
+        }
+        if let Some(reason) = self.blocked() {
+            self.waiting = Some(reason);
+            return false;
+        }
+        if let Some(judge) = &mut self.judge {
+            judge.exonerate();
+        }
+        self.decide(Decision::Exonerate, Reason::Exonerated {}, "going on");
+        self.judgement = None;
+        self.enter(Phase::Advancing(Advancing { since: self.now.mono, step: StageStep::Starting, ..advancing.clone() }))
+    }
+}

@@ -1,0 +1,206 @@
+//! A deployment arrives: admitted, queued, or turned away.
+
+use super::{Answer, Machine};
+use crate::core::actor::ActorKind;
+use crate::core::input::Deployed;
+use crate::core::judge::Judge;
+use crate::core::plan::Plan;
+use crate::core::reason::Reason;
+use crate::core::record::Decision;
+use crate::core::release::Release;
+use crate::core::spec::{OnNewer, Percent};
+use crate::core::state::{Key, Phase, PhaseKind, Trial};
+use crate::core::time::Span;
+use crate::core::work::{EvidenceFrom, Fence, Lane};
+
+impl Machine {
+    pub(super) fn deployed(&mut self, deployed: Deployed) -> String {
+        self.touch();
+        match self.turned_away(&deployed) {
+            None if self.state.candidate().is_some() && self.state.stable.as_ref() == Some(&deployed.release.id) => {
+                // Deploying what is stable is going back to it: the attempt under way ends.
+                self.supersede(&deployed.release);
+                self.judge = None;
+                self.judgement = None;
+                self.enter(Phase::Idle);
+                self.answer = Some(Answer { accepted: true, reason: Reason::SameRelease {}, revert: None });
+                "the attempt under way ends".into()
+            }
+            None => {
+                self.admit(deployed);
+                self.answer = Some(Answer { accepted: true, reason: Reason::Accepted {}, revert: None });
+                "accepted".into()
+            }
+            Some(reason) => self.turn_away(deployed, reason),
+        }
+    }
+
+    /// Why this deployment does not go on trial now, if so.
+    fn turned_away(&self, deployed: &Deployed) -> Option<Reason> {
+        let actor = &deployed.request.actor;
+        let id = &deployed.release.id;
+        if actor.kind == ActorKind::Unknown {
+            return Some(Reason::NotAllowed { what: format!("{actor} may stop things and nothing else") });
+        }
+        if let Some(running) = self.state.candidate().map(|candidate| &candidate.id).or(self.state.stable.as_ref())
+            && running == id
+        {
+            return Some(Reason::SameRelease {});
+        }
+        if let Some(name) = self.quarantined_as(&deployed.release, actor.is_human()) {
+            return Some(Reason::Quarantined { release: name });
+        }
+        if self.state.overlays.frozen.is_some() || self.state.overlays.frozen_around {
+            return Some(Reason::Frozen {});
+        }
+        let agent = actor.agent_id.clone().unwrap_or_else(|| actor.principal.clone());
+        if let Some(limit) = self.policy.deployments_per_hour.filter(|_| !actor.is_human())
+            && self.state.deployments.iter().filter(|(by, _)| *by == agent).count() >= limit as usize
+        {
+            return Some(Reason::QuotaExceeded { what: format!("{limit} deployments an hour by {agent}") });
+        }
+        match self.state.phase.kind() {
+            // Nobody but a person supersedes a revert until it is held.
+            PhaseKind::Reverting | PhaseKind::Recovering => (!actor.is_human()).then_some(Reason::Busy {}),
+            PhaseKind::Stuck => Some(Reason::Held {}),
+            PhaseKind::Idle | PhaseKind::Refused | PhaseKind::Reverted | PhaseKind::Admitting | PhaseKind::AwaitingApproval => None,
+            PhaseKind::Advancing | PhaseKind::Promoting | PhaseKind::Watching => {
+                let on_newer = self.trial().map(|trial| trial.plan.on_newer).unwrap_or_default();
+                (on_newer != OnNewer::Supersede).then_some(Reason::Busy {})
+            }
+        }
+    }
+
+    /// The quarantined release that this one is, or whose images it runs again under another template.
+    ///
+    /// A touched template does not shake a quarantine off; a person may know better, and a known-good image is not
+    /// to blame for a broken environment.
+    fn quarantined_as(&self, release: &Release, human: bool) -> Option<String> {
+        let ledger = &self.state.ledger;
+        if ledger.is_quarantined(&release.id) {
+            return Some(release.to_string());
+        }
+        let images = release.template.images();
+        let same = |other: &Release| other.template.images().iter().map(|image| &image.digest).eq(images.iter().map(|image| &image.digest));
+        let vouched = ledger.records().iter().any(|record| ledger.is_known_good(&record.release.id) && same(&record.release));
+        if human || vouched {
+            return None;
+        }
+        ledger.records().iter().find(|record| record.quarantined && same(&record.release)).map(|record| record.release.to_string())
+    }
+
+    fn turn_away(&mut self, deployed: Deployed, reason: Reason) -> String {
+        let on_newer = self.trial().map(|trial| trial.plan.on_newer).unwrap_or_default();
+        let waits = matches!(reason, Reason::Busy {}) && on_newer == OnNewer::QueueLatest && self.state.candidate().is_some();
+        let same = matches!(reason, Reason::SameRelease {});
+        self.answer = Some(Answer { accepted: waits || same, reason: reason.clone(), revert: None });
+        if waits {
+            self.state.queued = Some(deployed);
+            return "queued".into();
+        }
+        if same {
+            return "already running".into();
+        }
+        self.decide(Decision::Refuse, reason.clone(), "refused");
+        // A rollout or a hold under way is not disturbed by what was turned away.
+        if matches!(self.state.phase.kind(), PhaseKind::Idle | PhaseKind::Refused) {
+            self.enter(Phase::Refused { reason });
+        }
+        "refused".into()
+    }
+
+    fn admit(&mut self, deployed: Deployed) {
+        let Deployed { release, request } = deployed;
+        let superseded = self.supersede(&release);
+        self.state.generation += 1;
+        if !request.actor.is_human() {
+            let agent = request.actor.agent_id.clone().unwrap_or_else(|| request.actor.principal.clone());
+            self.state.deployments.push((agent, self.now.mono));
+        }
+        let spec = self.guard.spec.clone();
+        let mut plan = Plan::compile(&spec);
+        self.state.ledger.entry(self.now, &release);
+        self.ledger_changed.insert(release.id.clone());
+        let carried = superseded.filter(|(old, _)| old.template.images() == release.template.images()).and_then(|(_, judge)| judge);
+        if carried.is_some() {
+            // Nor does it buy another warm-up: whoever touches it more often than that would never be judged.
+            plan.warm_up = Span::default();
+        }
+        self.state.trial = Some(Trial {
+            candidate: release.clone(),
+            request,
+            spec,
+            policy: self.policy.clone(),
+            plan,
+            since: self.now,
+            candidate_attested: None,
+            stable_attested: None,
+            approvals: Vec::new(),
+            judge: None,
+            breached: false,
+            retreats: 0,
+            blind: None,
+        });
+        // Evidence against an unchanged image carries over: touching the template does not shake it off.
+        self.judgement = None;
+        self.intervals.clear();
+        self.judge = self.judge_config().map(|config| match &carried {
+            Some(checkpoint) => Judge::carry(config, checkpoint),
+            None => Judge::new(config),
+        });
+        self.checkpoint();
+        let in_use: Vec<_> = [Some(&release.id), self.state.stable.as_ref()].into_iter().flatten().cloned().collect();
+        self.state.ledger.trim(&in_use.iter().collect::<Vec<_>>());
+        self.enter(Phase::Admitting { until: self.now.mono.after(super::admitting::VERIFY_WITHIN) });
+        self.want_verify(&release, EvidenceFrom::Origin, Lane::Forward);
+        let stable = self.state.stable.as_ref().and_then(|id| self.state.release(id)).cloned();
+        match stable {
+            Some(stable) => self.want_verify(&stable, EvidenceFrom::Origin, Lane::Forward),
+            None => {
+                if let Some(trial) = self.trial_mut() {
+                    trial.stable_attested = Some(false);
+                }
+            }
+        }
+    }
+
+    /// Ends the attempt under way: traffic back to stable, the old candidate's members stopped. Returns it with its evidence.
+    fn supersede(&mut self, newer: &Release) -> Option<(Release, Option<crate::core::judge::Checkpoint>)> {
+        // Orders for the old attempt are void; what leads toward a stable release stays wanted.
+        let void: Vec<Key> = self
+            .state
+            .tasks
+            .iter()
+            .filter(|(key, task)| {
+                !matches!(key, Key::Notice(_) | Key::Hold) && !matches!(task.effect.fence, Fence::Stable(_)) && !task.safe
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in &void {
+            self.unwant(key);
+        }
+        if let Some(under) = self.state.phase.revert().filter(|_| !self.state.phase.kind().is_resting()).and_then(|r| r.under.clone())
+            && under.id != newer.id
+            && self.state.weight(&under.id) == Percent::ZERO
+        {
+            self.want_arm(&under, false, Lane::Forward);
+        }
+        let old = self.state.candidate()?.clone();
+        let checkpoint = self.judge.as_ref().map(Judge::checkpoint);
+        self.decide(Decision::Refuse, Reason::Superseded { release: newer.to_string() }, "superseded");
+        if let Some(stable) = self.state.stable.clone().filter(|stable| self.is_live(stable)) {
+            self.want_safe_weights(&stable);
+        }
+        if old.id != newer.id && self.state.stable.as_ref() != Some(&old.id) {
+            self.want_arm(&old, false, Lane::Forward);
+        }
+        Some((old, checkpoint))
+    }
+
+    /// Starts what waited for this rollout to end.
+    pub(super) fn dequeue(&mut self) -> bool {
+        let Some(queued) = self.state.queued.take() else { return false };
+        self.deployed(queued);
+        true
+    }
+}

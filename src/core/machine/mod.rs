@@ -1,0 +1,626 @@
+//! The machine: one per guarded workload. All control flow of a rollout's life is here, one file per working phase.
+//!
+//! [`Machine::handle`] is the only place where anything changes; [`Machine::next_work`] hands out what is to be
+//! done; [`Machine::wake_at`] says when to look again if nothing happens. The machine never waits and never fails:
+//! a fault is an outcome, a verdict is a value.
+
+mod admitting;
+mod advancing;
+mod commanded;
+mod deployed;
+mod promoting;
+mod recovering;
+mod resting;
+mod reverting;
+mod tasks;
+pub mod verbs;
+mod watching;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::actor::Request;
+use super::input::{Alerted, Arm, ArmHealth, Input, Looked, Observed, Scope};
+use super::invariant::{self, Invariant};
+use super::judge::{Interval, Judge, Judgement};
+use super::policy::Policy;
+use super::reason::{Reason, Verdict};
+use super::record::{Decision, Event, Record};
+use super::release::{Release, ReleaseId};
+use super::spec::{GuardedRollout, Percent};
+use super::state::{Guard, Key, Phase, PhaseKind, State, Trial};
+use super::time::{Mono, Now};
+use super::work::{Action, Commit, Effect, EffectId, Fence, Lane, LookPlan, Work};
+
+/// Rounds that one input may take through the phases before the machine insists on an input from outside.
+const STEPS_MAX: usize = 16;
+/// Intervals that may gather before a checkpoint is committed.
+const INTERVALS_MAX: usize = 2_000;
+/// How long an alert with `trust: wait` may hold a rollout back.
+const ALERT_WAIT: Duration = Duration::from_mins(15);
+
+/// What a requester is told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// Whether it is done as asked, or already was.
+    pub accepted: bool,
+    /// Why, or why not.
+    pub reason: Reason,
+    /// The revert that the answer is about.
+    pub revert: Option<String>,
+}
+
+/// The state machine of one guarded workload.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    guard: Guard,
+    policy: Policy,
+    state: State,
+    now: Now,
+    // Memory only, rebuilt after a restore.
+    judge: Option<Judge>,
+    judgement: Option<Judgement>,
+    intervals: Vec<Interval>,
+    observed: Observed,
+    scope: Scope,
+    in_flight: BTreeMap<EffectId, tasks::Flight>,
+    done: BTreeMap<Key, (Action, Mono)>,
+    look: Look,
+    proof: resting::Proof,
+    waiting: Option<Reason>,
+    // What was left to people while disarmed, by code: each is paged once.
+    left_to_people: BTreeSet<&'static str>,
+    answer: Option<Answer>,
+    // What the next commit carries.
+    records: Vec<Record>,
+    ledger_changed: BTreeSet<ReleaseId>,
+    ordinal: u32,
+    dirty: bool,
+    halted: Option<Invariant>,
+}
+
+/// When metrics are read.
+#[derive(Debug, Clone, Default)]
+struct Look {
+    in_flight: Option<(EffectId, Mono)>,
+    next: Mono,
+    count: u32,
+}
+
+impl Machine {
+    /// A machine that goes on from what was committed.
+    pub fn restore(guard: Guard, policy: Policy, state: State) -> Self {
+        let mut machine = Self {
+            guard,
+            policy,
+            now: Now { wall: jiff::Timestamp::UNIX_EPOCH, mono: state.mono },
+            state,
+            judge: None,
+            judgement: None,
+            intervals: Vec::new(),
+            observed: Observed::default(),
+            scope: Scope::default(),
+            in_flight: BTreeMap::new(),
+            done: BTreeMap::new(),
+            look: Look::default(),
+            proof: resting::Proof::default(),
+            waiting: None,
+            left_to_people: BTreeSet::new(),
+            answer: None,
+            records: Vec::new(),
+            ledger_changed: BTreeSet::new(),
+            ordinal: 0,
+            dirty: false,
+            halted: None,
+        };
+        machine.restore_judge();
+        machine
+    }
+
+    /// Takes a fact in. The only place where anything changes.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        // A clock that went back is not believed.
+        self.now = Now { wall: now.wall, mono: now.mono.max(self.now.mono) };
+        let before = self.records.len();
+        let was_dirty = std::mem::take(&mut self.dirty);
+        let looked = matches!(input, Input::Looked(_));
+        let event = (!looked).then(|| Event::Input(Box::new(input.clone())));
+        let (request, result) = self.take(input);
+        self.settle();
+        if let Some(event) = event
+            && self.dirty
+        {
+            let record = self.record(event, None, request, result);
+            self.records.insert(before, record);
+        }
+        self.dirty |= was_dirty;
+    }
+
+    fn take(&mut self, input: Input) -> (Option<Request>, String) {
+        match input {
+            Input::Deployed(deployed) => {
+                let request = deployed.request.clone();
+                let result = self.deployed(deployed);
+                (Some(request), result)
+            }
+            Input::Commanded(command) => {
+                let request = command.request.clone();
+                let result = self.commanded(command);
+                (Some(request), result)
+            }
+            Input::Looked(looked) => {
+                self.looked(&looked);
+                (None, String::new())
+            }
+            Input::Observed(observed) => {
+                self.observe(observed);
+                (None, "observed".into())
+            }
+            Input::Alerted(alerted) => (None, self.alerted(alerted)),
+            Input::SpecChanged(guard) => {
+                self.guard = *guard;
+                self.touch();
+                (None, "accepted; a running attempt keeps its own".into())
+            }
+            Input::PolicyChanged(policy) => {
+                self.policy = *policy;
+                self.touch();
+                (None, "accepted".into())
+            }
+            Input::ScopeChanged(scope) => {
+                self.scope = scope;
+                if self.state.overlays.frozen_around != scope.frozen {
+                    self.state.overlays.frozen_around = scope.frozen;
+                    self.touch();
+                }
+                (None, "accepted".into())
+            }
+            Input::Finished { id, outcome } => (None, self.finished(id, outcome)),
+            Input::Woke => (None, "time".into()),
+        }
+    }
+
+    /// Takes a verdict in the place of a look, where every verdict is to be tried. Changes what a look would have changed.
+    pub(crate) fn suppose(&mut self, now: Now, verdict: Verdict) {
+        self.now = Now { wall: now.wall, mono: now.mono.max(self.now.mono) };
+        self.look.in_flight = None;
+        if let Some(judge) = &self.judge {
+            self.judgement = Some(Judgement { verdict, ..judge.verdict() });
+        }
+        self.settle();
+    }
+
+    /// Lets the phases act until none of them has anything to do.
+    fn settle(&mut self) {
+        self.expire();
+        for _ in 0..STEPS_MAX {
+            if !self.step() {
+                break;
+            }
+        }
+    }
+
+    /// One step of the phase; whether the phase changed.
+    fn step(&mut self) -> bool {
+        match self.state.phase.kind() {
+            PhaseKind::Idle => self.idle(),
+            PhaseKind::Admitting => self.admitting(),
+            PhaseKind::AwaitingApproval => self.awaiting_approval(),
+            PhaseKind::Advancing => self.advancing(),
+            PhaseKind::Promoting => self.promoting(),
+            PhaseKind::Watching => self.watching(),
+            PhaseKind::Reverting => self.reverting(),
+            PhaseKind::Recovering => self.recovering(),
+            PhaseKind::Refused | PhaseKind::Reverted => self.dequeue(),
+            PhaseKind::Stuck => self.stuck_still(),
+        }
+    }
+
+    /// What must be done now. Empty when there is nothing.
+    ///
+    /// Without leave to commit (`may_commit`: the store is behind) only what is safe, and what was committed before, is
+    /// handed out; the rest gathers, and goes into one commit at the next call with leave.
+    pub fn next_work(&mut self, may_commit: bool) -> Work {
+        let mut work = Work::default();
+        if self.halted.is_none() {
+            self.schedule_look(&mut work);
+            self.schedule_proof(&mut work);
+        }
+        self.hand_out(&mut work, may_commit || !self.dirty);
+        if let Err(invariant) = invariant::check(&self.state, &work) {
+            self.halt(invariant, &mut work);
+            self.hand_out(&mut work, may_commit || !self.dirty);
+        }
+        if self.dirty && may_commit {
+            work.commit = Some(self.commit());
+            work.then.push(self.drain());
+        }
+        work
+    }
+
+    /// Whether something was decided that no commit carries yet.
+    pub fn is_ahead(&self) -> bool {
+        self.dirty
+    }
+
+    /// Whether an effect that was handed out is still to be done: it may have waited for its commit.
+    pub fn wants(&self, effect: &Effect) -> bool {
+        matches!(effect.action, Action::Record) || self.state.tasks.values().any(|task| task.effect.id == effect.id)
+    }
+
+    /// The answer to the last deployment or command, once.
+    pub fn answer(&mut self) -> Option<Answer> {
+        self.answer.take()
+    }
+
+    /// When to call [`handle`](Self::handle) with `Woke` if nothing else happens.
+    pub fn wake_at(&self) -> Option<Mono> {
+        let tasks = self.state.tasks.values().filter(|task| !self.in_flight.contains_key(&task.effect.id)).map(|task| task.not_before);
+        let deadlines = self.state.tasks.values().map(|task| task.effect.deadline);
+        let flights = self.in_flight.values().map(|flight| flight.until);
+        let looks = self.wants_look().then(|| self.look.in_flight.as_ref().map_or(self.look.next, |(_, until)| *until));
+        let phase = match &self.state.phase {
+            Phase::Admitting { until } | Phase::AwaitingApproval { until } => Some(*until),
+            Phase::Advancing(advancing) => self.stage_deadline(advancing),
+            Phase::Watching { since } => Some(self.watch_deadline(*since)),
+            Phase::Reverting(revert) | Phase::Recovering(revert) => Some(revert.until),
+            Phase::Promoting { since } => Some(since.after(promoting::PROMOTE_WITHIN)),
+            Phase::Idle | Phase::Refused { .. } | Phase::Reverted(_) | Phase::Stuck { .. } => None,
+        };
+        let alerts = self.state.alerts.values().map(|(_, since)| since.after(ALERT_WAIT)).filter(|until| *until > self.now.mono);
+        tasks
+            .chain(deadlines)
+            .chain(flights)
+            .chain(looks)
+            .chain(phase)
+            .chain(self.state.overlays.disarmed_until)
+            .chain(alerts)
+            .chain(self.readiness_due())
+            // What was due is handed out or waits for something else; only the future can wake.
+            .filter(|at| *at > self.now.mono)
+            .min()
+    }
+
+    /// The committed state, with what is not committed yet.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The guard.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// The policy that applies.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The workload as it was last seen.
+    pub fn workload(&self) -> &Observed {
+        &self.observed
+    }
+
+    /// Why nothing moves forward now, if so.
+    pub fn waiting(&self) -> Option<&Reason> {
+        self.waiting.as_ref()
+    }
+
+    /// What the judge last said.
+    pub fn judgement(&self) -> Option<&Judgement> {
+        self.judgement.as_ref()
+    }
+
+    // ------------------------------------------------------------------------------------------------ memory
+
+    /// The guard's document as it binds the running attempt.
+    fn spec(&self) -> &GuardedRollout {
+        self.state.trial.as_ref().map_or(&self.guard.spec, |trial| &trial.spec)
+    }
+
+    fn trial(&self) -> Option<&Trial> {
+        self.state.trial.as_ref()
+    }
+
+    fn trial_mut(&mut self) -> Option<&mut Trial> {
+        self.dirty = true;
+        self.state.trial.as_mut()
+    }
+
+    fn touch(&mut self) {
+        self.dirty = true;
+    }
+
+    fn enter(&mut self, phase: Phase) -> bool {
+        self.state.phase = phase;
+        self.waiting = None;
+        self.touch();
+        true
+    }
+
+    fn health(&self, id: &ReleaseId) -> Option<&ArmHealth> {
+        self.observed.arms.get(id)
+    }
+
+    /// Whether at least one member of `id` can serve: enough for traffic to be safer there than on a bad release.
+    fn is_live(&self, id: &ReleaseId) -> bool {
+        // One that is being stopped may still be ready, and wants no members.
+        self.health(id).is_some_and(|health| health.ready > 0 && health.wanted > 0)
+    }
+
+    fn observe(&mut self, observed: Observed) {
+        self.observed = observed;
+    }
+
+    // ------------------------------------------------------------------------------------------------ records
+
+    fn record(&self, event: Event, reason: Option<Reason>, request: Option<Request>, result: String) -> Record {
+        let release = self.state.trial.as_ref().map(|trial| &trial.candidate);
+        Record {
+            at: self.now,
+            resource_target: self.guard.key.clone(),
+            revision: self.state.revision + 1,
+            generation: self.state.generation,
+            event,
+            phase: self.state.phase.kind().to_string(),
+            reason,
+            release: release.map(|release| release.id.clone()),
+            artifact_digest: release.map(|release| release.template.image.digest.to_string()),
+            request: request
+                .or_else(|| self.state.phase.revert().and_then(|revert| revert.by.clone()))
+                .or_else(|| self.state.trial.as_ref().map(|trial| trial.request.clone())),
+            result,
+        }
+    }
+
+    /// Writes a decision down, with the intervals seen since the last one.
+    fn decide(&mut self, decision: Decision, reason: Reason, result: impl Into<String>) {
+        let intervals = std::mem::take(&mut self.intervals);
+        let record = self.record(Event::Decision { decision, intervals }, Some(reason), None, result.into());
+        self.records.push(record);
+        self.checkpoint();
+    }
+
+    /// Puts the judge's standing into the state that is committed next.
+    fn checkpoint(&mut self) {
+        let checkpoint = self.judge.as_ref().map(Judge::checkpoint);
+        if let Some(trial) = self.trial_mut()
+            && checkpoint.is_some()
+        {
+            trial.judge = checkpoint;
+        }
+        self.touch();
+    }
+
+    fn commit(&mut self) -> Commit {
+        self.dirty = false;
+        self.ordinal = 0;
+        let expected = self.state.revision;
+        self.state.revision += 1;
+        self.state.mono = self.now.mono;
+        let changed = std::mem::take(&mut self.ledger_changed);
+        let ledger = changed.iter().filter_map(|id| self.state.ledger.get(id)).cloned().collect();
+        Commit { expected, state: Box::new(self.state.clone()), records: std::mem::take(&mut self.records), ledger }
+    }
+
+    fn drain(&mut self) -> Effect {
+        Effect {
+            id: EffectId { revision: self.state.revision, ordinal: u32::MAX },
+            fence: Fence::None,
+            deadline: self.now.mono.after(Duration::from_mins(1)),
+            lane: Lane::Forward,
+            action: Action::Record,
+        }
+    }
+
+    /// An invariant was about to be broken: nothing forward is done any more, and somebody is told.
+    fn halt(&mut self, invariant: Invariant, work: &mut Work) {
+        work.then.retain(|effect| matches!(effect.action, Action::Notify(_) | Action::Record));
+        if self.halted.replace(invariant).is_none() {
+            self.page(Reason::InvariantBroken { invariant: invariant.id().to_owned() });
+        }
+    }
+
+    /// The invariant that stopped this machine, if one did.
+    pub fn halted(&self) -> Option<Invariant> {
+        self.halted
+    }
+
+    // ------------------------------------------------------------------------------------------------ looks
+
+    fn wants_look(&self) -> bool {
+        match &self.state.phase {
+            Phase::Advancing(_) | Phase::Promoting { .. } | Phase::Watching { .. } | Phase::Recovering(_) => self.judge.is_some(),
+            Phase::Idle
+            | Phase::Admitting { .. }
+            | Phase::Refused { .. }
+            | Phase::AwaitingApproval { .. }
+            | Phase::Reverting(_)
+            | Phase::Reverted(_)
+            | Phase::Stuck { .. } => false,
+        }
+    }
+
+    fn schedule_look(&mut self, work: &mut Work) {
+        if let Some((_, until)) = self.look.in_flight
+            && self.now.mono >= until
+        {
+            // The answer got lost; the judge learns nothing from that.
+            self.look.in_flight = None;
+        }
+        if !self.wants_look() || self.look.in_flight.is_some() || self.now.mono < self.look.next {
+            return;
+        }
+        let Some(judge) = &self.judge else { return };
+        let interval = self.guard.interval;
+        let spec = self.spec();
+        let plan = LookPlan {
+            source: spec.source.clone(),
+            signals: judge.config().signals.clone(),
+            arm_label: spec.arms.by.label().to_owned(),
+            arms: self.compared(),
+            since: judge.since(),
+        };
+        // Twice the interval, so that a slow answer is still an answer, and at most 20 s so that a hanging one is not waited for.
+        let patience = (interval.0 * 2).clamp(Duration::from_secs(2), Duration::from_secs(20));
+        self.look.count = self.look.count.wrapping_add(1);
+        let id = EffectId { revision: self.state.revision, ordinal: u32::MAX - 1 - (self.look.count % 1_000_000) };
+        let deadline = self.now.mono.after(patience);
+        self.look.in_flight = Some((id, deadline));
+        self.look.next = self.now.mono.after(interval);
+        work.safe.push(Effect { id, fence: Fence::None, deadline, lane: Lane::Forward, action: Action::Look(plan) });
+    }
+
+    /// The release of each arm that is compared now.
+    fn compared(&self) -> BTreeMap<Arm, ReleaseId> {
+        let mut arms = BTreeMap::new();
+        if let Phase::Recovering(_) = self.state.phase {
+            arms.extend(self.serving().map(|id| (Arm::Stable, id)));
+            return arms;
+        }
+        arms.extend(self.trial().map(|trial| (Arm::Candidate, trial.candidate.id.clone())));
+        arms.extend(self.state.stable.clone().map(|id| (Arm::Stable, id)));
+        arms
+    }
+
+    /// The release with the largest wanted share.
+    fn serving(&self) -> Option<ReleaseId> {
+        self.state.weights.iter().max_by(|a, b| a.1.fraction().total_cmp(&b.1.fraction())).map(|(id, _)| id.clone())
+    }
+
+    fn looked(&mut self, looked: &Looked) {
+        self.look.in_flight = None;
+        let Some(judge) = &mut self.judge else { return };
+        let closed = judge.look(looked);
+        self.judgement = Some(judge.verdict());
+        self.intervals.extend(closed);
+        if self.intervals.len() >= INTERVALS_MAX {
+            self.decide(
+                Decision::Checkpoint,
+                Reason::Baking { scored: super::time::Span::default(), bake: super::time::Span::default() },
+                "checkpoint",
+            );
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ surroundings
+
+    fn alerted(&mut self, alerted: Alerted) -> String {
+        let known = self.state.alerts.get(&alerted.fingerprint);
+        // At-least-once and out of order: an episode is its fingerprint and start; `resolved` undoes nothing but a wait.
+        if known.is_some_and(|(known, _)| known.starts_at > alerted.starts_at || *known == alerted) {
+            return "known".into();
+        }
+        self.touch();
+        if alerted.firing {
+            self.state.alerts.insert(alerted.fingerprint.clone(), (alerted, self.now.mono));
+            "firing".into()
+        } else {
+            self.state.alerts.remove(&alerted.fingerprint);
+            "ended".into()
+        }
+    }
+
+    /// Lets what has a time limit run out.
+    fn expire(&mut self) {
+        let now = self.now.mono;
+        if self.state.overlays.disarmed_until.is_some_and(|until| now >= until) {
+            self.state.overlays.disarmed_until = None;
+            self.page(Reason::DisarmExpired {});
+        }
+        if self.state.overlays.disarmed_until.is_none() {
+            self.left_to_people.clear();
+        }
+        let hour = Duration::from_hours(1);
+        self.state.restores.retain(|at| now.since(*at) < hour);
+        self.state.deployments.retain(|(_, at)| now.since(*at) < hour);
+        self.expire_flights();
+        self.expire_tasks();
+    }
+
+    /// Why no forward step may be taken now, whatever the judge says.
+    fn blocked(&self) -> Option<Reason> {
+        let overlays = &self.state.overlays;
+        if overlays.frozen.is_some() || overlays.frozen_around {
+            return Some(Reason::Frozen {});
+        }
+        if overlays.paused.is_some() {
+            return Some(Reason::Paused {});
+        }
+        if self.halted.is_some() {
+            return Some(Reason::InvariantBroken { invariant: self.halted.map(|i| i.id().to_owned()).unwrap_or_default() });
+        }
+        let alert = self.state.alerts.values().find(|(_, since)| self.now.mono.since(*since) < ALERT_WAIT);
+        if let Some((alert, _)) = alert {
+            return Some(Reason::AlertWaiting { alert: alert.name.clone() });
+        }
+        let agent = self.trial().is_some_and(|trial| !trial.request.actor.is_human());
+        let target = self.readiness_target().map(|target| target.id);
+        // What was never proven is not ready, either.
+        let missing = match &self.state.readiness {
+            Some(readiness) if readiness.target == target => readiness.missing.as_ref().map(ToString::to_string),
+            _ => target.map(|target| format!("the evidence of {} is being read", self.state.name(&target))),
+        };
+        missing.filter(|_| agent).map(|what| Reason::NotReady { what })
+    }
+
+    /// The limits that bind the attempt under way: a looser policy never binds it, a tighter one does at once.
+    fn limits(&self) -> Policy {
+        match &self.state.trial {
+            Some(trial) if self.state.candidate().is_some() || self.state.phase.revert().is_some() => trial.policy.tighter(&self.policy),
+            _ => self.policy.clone(),
+        }
+    }
+
+    fn is_disarmed(&self) -> bool {
+        self.state.overlays.disarmed_until.is_some()
+    }
+
+    /// An alert that is trusted to revert and began after the candidate was admitted.
+    fn reverting_alert(&self) -> Option<Reason> {
+        let since = self.trial()?.since.wall;
+        let alert = self.state.alerts.values().find(|(alert, _)| alert.trust == super::spec::Trust::Revert && alert.starts_at >= since);
+        alert.map(|(alert, _)| Reason::AlertFiring { alert: alert.name.clone() })
+    }
+
+    /// The verdict, with what the judge cannot know: neighbours, alerts, members.
+    fn verdict(&self) -> Option<Verdict> {
+        if let Some(alert) = self.reverting_alert() {
+            return Some(Verdict::Breach(alert));
+        }
+        if let Some(reason) = self.unhealthy() {
+            return Some(Verdict::Breach(reason));
+        }
+        match self.judgement.as_ref().map(|judgement| judgement.verdict.clone())? {
+            // Without a baseline the accused is the only witness; three neighbours that fail at the same time are others.
+            Verdict::Breach(Reason::BreachAlone { objective, counts }) if self.scope.breaching_recently >= 3 => {
+                Some(Verdict::Inconclusive(Reason::SharedCause { objective, counts }))
+            }
+            verdict => Some(verdict),
+        }
+    }
+
+    /// What the candidate's own members say against it.
+    fn unhealthy(&self) -> Option<Reason> {
+        let candidate = &self.trial()?.candidate.id;
+        let what = self.health(candidate)?.failing.clone()?;
+        Some(Reason::Unhealthy { what })
+    }
+
+    fn candidate(&self) -> Option<Release> {
+        self.trial().map(|trial| trial.candidate.clone())
+    }
+
+    fn weights_of(&self, candidate: &ReleaseId, share: Percent) -> BTreeMap<ReleaseId, Percent> {
+        match &self.state.stable {
+            Some(stable) if stable != candidate => [(candidate.clone(), share), (stable.clone(), share.rest())].into(),
+            // Nothing else can serve: the first release of a workload gets everything.
+            _ => [(candidate.clone(), Percent::FULL)].into(),
+        }
+    }
+
+    /// Whether the router was told, and said that it did, to use `weights`.
+    fn weights_in_place(&self, weights: &BTreeMap<ReleaseId, Percent>) -> bool {
+        &self.state.weights == weights && !self.state.tasks.contains_key(&Key::Weights)
+    }
+}

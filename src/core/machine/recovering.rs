@@ -1,0 +1,70 @@
+//! Recovering: a revert has only worked when the objectives hold again.
+
+use super::Machine;
+use crate::core::judge::{Config, Judge, StageStart};
+use crate::core::reason::Reason;
+use crate::core::record::Decision;
+use crate::core::spec::Percent;
+use crate::core::state::{Phase, Revert};
+
+/// Scrapes in a row within the objectives that count as recovered.
+const RECOVERED_SCRAPES: usize = 3;
+
+impl Machine {
+    /// Fresh eyes on what serves now.
+    pub(super) fn start_recovery(&mut self) {
+        self.judge = self.fresh_eyes();
+        self.judgement = None;
+    }
+
+    /// A judge of what serves now, who has seen nothing.
+    pub(super) fn fresh_eyes(&self) -> Option<Judge> {
+        let mut judge = Config::new(self.spec(), &[], self.guard.interval).ok().map(Judge::new)?;
+        judge.begin_stage(StageStart { weight: Percent::ZERO, has_stable: true, ..StageStart::default() });
+        Some(judge)
+    }
+
+    pub(super) fn recovering(&mut self) -> bool {
+        let Phase::Recovering(revert) = self.state.phase.clone() else { return false };
+        let late = self.now.mono >= revert.until;
+        match self.objectives_hold() {
+            Some(true) => self.recovered(revert),
+            Some(false) if late => self.stuck(Reason::NotRecovered { what: "the objectives do not hold after the revert".into() }),
+            None if late && self.serving().is_none_or(|serving| !self.is_live(&serving)) => {
+                self.stuck(Reason::NotRecovered { what: "no member of what was restored can serve".into() })
+            }
+            // Nothing speaks for or against it: traffic is where it should be, and a person is told.
+            None if late => {
+                self.page(Reason::NotRecovered { what: "no requests to judge the recovery by".into() });
+                self.hold(revert)
+            }
+            Some(false) | None => false,
+        }
+    }
+
+    /// Whether every objective held over the last scrapes of what serves; absent without requests.
+    fn objectives_hold(&self) -> Option<bool> {
+        let mut seen = false;
+        for objective in &self.spec().objectives {
+            let Some(sum) = self.stable_lately(&objective.name, RECOVERED_SCRAPES).filter(|sum| sum.total > 0.0) else { continue };
+            seen = true;
+            if sum.bad > objective.good.rest().fraction() * sum.total {
+                return Some(false);
+            }
+        }
+        seen.then_some(true)
+    }
+
+    fn recovered(&mut self, revert: Revert) -> bool {
+        self.decide(Decision::Recovered, Reason::Recovered {}, "recovered");
+        self.notify(Reason::Recovered {});
+        self.hold(revert)
+    }
+
+    fn hold(&mut self, revert: Revert) -> bool {
+        self.judge = None;
+        self.judgement = None;
+        self.state.last_revert = Some(revert.clone());
+        self.enter(Phase::Reverted(revert))
+    }
+}

@@ -1,0 +1,105 @@
+//! Resting: nothing is on trial. A revert is kept possible, and that is proven from time to time.
+
+use std::time::Duration;
+
+use super::Machine;
+use crate::core::attest::{self, Facts};
+use crate::core::input::{Observation, Outcome};
+use crate::core::reason::Reason;
+use crate::core::release::{Release, ReleaseId};
+use crate::core::state::{PhaseKind, Readiness};
+use crate::core::time::Mono;
+use crate::core::work::{Action, Effect, EffectId, EvidenceFrom, Fence, Lane, Work};
+
+/// How often it is proven that a revert would work.
+const PROVE_EVERY: Duration = Duration::from_mins(1);
+/// How long a proof may take.
+const PROVE_WITHIN: Duration = Duration::from_secs(20);
+
+/// The proof under way, and the next. Memory only: a proof changes state when its answer does.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Proof {
+    in_flight: Option<(EffectId, Mono, Release)>,
+    next: Mono,
+    count: u32,
+}
+
+impl Machine {
+    pub(super) fn idle(&mut self) -> bool {
+        self.dequeue()
+    }
+
+    /// The release that a revert would go to now.
+    pub(super) fn readiness_target(&self) -> Option<Release> {
+        let under = self.state.candidate().map(|candidate| candidate.id.clone()).or_else(|| self.state.stable.clone());
+        self.state.ledger.targets(under.as_ref()).first().map(|record| record.release.clone())
+    }
+
+    fn proves(&self) -> bool {
+        matches!(self.state.phase.kind(), PhaseKind::Idle | PhaseKind::Advancing | PhaseKind::Promoting | PhaseKind::Watching)
+    }
+
+    pub(super) fn readiness_due(&self) -> Option<Mono> {
+        (self.proves() && self.readiness_target().is_some()).then(|| self.proof.in_flight.as_ref().map_or(self.proof.next, |proof| proof.1))
+    }
+
+    /// Has the target's stored evidence verified from time to time, so that it is known before it is needed.
+    pub(super) fn schedule_proof(&mut self, work: &mut Work) {
+        if self.proof.in_flight.as_ref().is_some_and(|(_, until, _)| self.now.mono >= *until) {
+            self.proof.in_flight = None;
+        }
+        if !self.proves() || self.proof.in_flight.is_some() {
+            return;
+        }
+        let Some(target) = self.readiness_target() else { return };
+        // Another target than the one proven last is proven at once.
+        let proven = self.state.readiness.as_ref().is_some_and(|readiness| readiness.target.as_ref() == Some(&target.id));
+        if proven && self.now.mono < self.proof.next {
+            return;
+        }
+        self.proof.count = (self.proof.count + 1) % 1_000_000;
+        let id = EffectId { revision: self.state.revision, ordinal: u32::MAX / 2 + self.proof.count };
+        let deadline = self.now.mono.after(PROVE_WITHIN);
+        self.proof.next = self.now.mono.after(PROVE_EVERY);
+        self.proof.in_flight = Some((id, deadline, target.clone()));
+        let action = Action::Verify { release: target, evidence: EvidenceFrom::Store };
+        work.safe.push(Effect { id, fence: Fence::None, deadline, lane: Lane::Forward, action });
+    }
+
+    /// Takes the outcome of a proof; whether it was one.
+    pub(super) fn proven(&mut self, id: EffectId, outcome: &Outcome) -> bool {
+        let Some((_, _, release)) = self.proof.in_flight.take_if(|(proof, _, _)| *proof == id) else { return false };
+        let refused = match outcome {
+            Outcome::Done { observed: Observation::Facts(facts), .. } => self.lacking(&release, facts),
+            Outcome::Done { .. } => None,
+            Outcome::Transient { what, .. }
+            | Outcome::Unknown(what)
+            | Outcome::Denied(what)
+            | Outcome::Superseded(what)
+            | Outcome::Invalid(what) => Some(Reason::EvidenceUnavailable { what: what.clone() }),
+        };
+        self.note_readiness(&release.id, refused);
+        true
+    }
+
+    /// What policy misses in the facts about a release; nothing if its images are attested.
+    pub(super) fn lacking(&self, release: &Release, facts: &Facts) -> Option<Reason> {
+        match attest::evaluate(&self.policy.attestation, facts) {
+            Ok(attested) if attested.covers(&release.template.images()) => None,
+            Ok(_) => Some(Reason::NotAttested { image: release.to_string(), why: "the facts are about other images".into() }),
+            Err(reasons) => reasons.into_iter().next(),
+        }
+    }
+
+    fn note_readiness(&mut self, release: &ReleaseId, missing: Option<Reason>) {
+        let readiness = Readiness { target: Some(release.clone()), missing };
+        if self.state.readiness.as_ref() == Some(&readiness) {
+            return;
+        }
+        if let Some(reason) = &readiness.missing {
+            self.page(Reason::NotReady { what: reason.to_string() });
+        }
+        self.state.readiness = Some(readiness);
+        self.touch();
+    }
+}

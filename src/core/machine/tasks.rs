@@ -1,0 +1,372 @@
+//! Wanted effects: handed out, tried again, done.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Machine;
+use crate::core::backoff;
+use crate::core::input::{Observation, Outcome};
+use crate::core::reason::Reason;
+use crate::core::record::{Decision, Event};
+use crate::core::release::{Release, ReleaseId};
+use crate::core::spec::Percent;
+use crate::core::state::{Key, PhaseKind, Task};
+use crate::core::time::Mono;
+use crate::core::work::{Action, Effect, EffectId, EvidenceFrom, Fence, Lane, Notice, Work};
+
+/// How long an effect may be tried when its phase has no deadline of its own.
+const EFFECT_WITHIN: Duration = Duration::from_mins(10);
+/// How long one try may take. A revert does not wait for a connection that hangs: the second try is a read if the first worked.
+const TRY_WITHIN: Duration = Duration::from_secs(65);
+const REVERT_TRY_WITHIN: Duration = Duration::from_secs(10);
+/// How long the proof of one possible revert target may be tried, so that there is time for the next.
+const TARGET_WITHIN: Duration = Duration::from_secs(40);
+/// How long one try of that may take: it reads a few local bytes.
+const PROOF_TRY_WITHIN: Duration = Duration::from_secs(3);
+/// The same effect is not done again sooner, whatever the world says of itself.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// A try under way. Memory only.
+#[derive(Debug, Clone)]
+pub(super) struct Flight {
+    key: Key,
+    pub(super) until: Mono,
+}
+
+impl Machine {
+    /// Wants an effect. The same wish again changes nothing; another wish of the same name replaces the older.
+    pub(super) fn want(&mut self, key: Key, action: Action, fence: Fence, lane: Lane, safe: bool) {
+        if let Some(task) = self.state.tasks.get(&key)
+            && task.effect.action == action
+            && task.effect.fence == fence
+        {
+            return;
+        }
+        let id = self.next_id();
+        let deadline = match self.state.phase.revert() {
+            _ if matches!(key, Key::Verify(_, EvidenceFrom::Store)) => self.now.mono.after(TARGET_WITHIN),
+            Some(revert) if lane == Lane::Revert && revert.until > self.now.mono => revert.until,
+            _ => self.now.mono.after(EFFECT_WITHIN),
+        };
+        // A world that says "done" and shows otherwise is asked again, but not without pause.
+        // What is safe never pauses, and another order in between makes it a new wish.
+        let again = match self.done.get(&key) {
+            Some((done, at)) if *done == action && !safe && !matches!(key, Key::Verify(..)) => Some(at.after(AGAIN_AFTER)),
+            Some(_) => {
+                self.done.remove(&key);
+                None
+            }
+            None => None,
+        };
+        let not_before = again.map_or(self.now.mono, |again| again.max(self.now.mono));
+        let task = Task::new(id, action, fence, lane, safe, not_before, deadline);
+        let record = self.record(Event::Wanted(Box::new(task.effect.clone())), None, None, "wanted".into());
+        self.records.push(record);
+        self.state.tasks.insert(key, task);
+        self.touch();
+    }
+
+    fn next_id(&mut self) -> EffectId {
+        let id = EffectId { revision: self.state.revision + 1, ordinal: self.ordinal };
+        self.ordinal += 1;
+        id
+    }
+
+    /// Forward traffic: only after the commit, void for an older generation.
+    pub(super) fn want_weights(&mut self, weights: BTreeMap<ReleaseId, Percent>) {
+        if self.weights_in_place(&weights) {
+            return;
+        }
+        self.state.weights.clone_from(&weights);
+        let fence = Fence::Generation(self.state.generation);
+        self.want(Key::Weights, Action::EnsureWeights { weights }, fence, Lane::Forward, false);
+    }
+
+    /// Traffic to a live stable: at once.
+    pub(super) fn want_safe_weights(&mut self, stable: &ReleaseId) {
+        let weights: BTreeMap<_, _> = [(stable.clone(), Percent::FULL)].into();
+        self.state.weights.clone_from(&weights);
+        let fence = Fence::Stable(stable.clone());
+        self.want(Key::Weights, Action::EnsureWeights { weights }, fence, Lane::Revert, true);
+    }
+
+    /// Forward traffic to what is stable now: it stays valid when a newer attempt begins.
+    pub(super) fn want_all_on_stable(&mut self, stable: &ReleaseId) {
+        let weights: BTreeMap<_, _> = [(stable.clone(), Percent::FULL)].into();
+        self.state.weights.clone_from(&weights);
+        self.want(Key::Weights, Action::EnsureWeights { weights }, Fence::Stable(stable.clone()), Lane::Forward, false);
+    }
+
+    /// A release's members run, unless they are seen to be wanted already.
+    pub(super) fn want_running(&mut self, release: &Release, lane: Lane) {
+        let key = Key::Arm(release.id.clone());
+        let leaving = |task: &Task| matches!(task.effect.action, Action::EnsureArm { present: false, .. });
+        if self.state.tasks.get(&key).is_some_and(leaving) {
+            self.unwant(&key);
+        }
+        if self.health(&release.id).is_none_or(|health| health.wanted == 0) {
+            self.want_arm(release, true, lane);
+        }
+    }
+
+    /// A release's members run, or stop. What has traffic is not stopped.
+    pub(super) fn want_arm(&mut self, release: &Release, present: bool, lane: Lane) {
+        if !present && self.state.weight(&release.id) > Percent::ZERO {
+            return;
+        }
+        let action = Action::EnsureArm { release: release.clone(), present };
+        // Cleaning up beside stable goes on when a newer attempt begins; starting something belongs to its attempt.
+        let stable = self.state.stable.clone().filter(|stable| !present && *stable != release.id);
+        let fence = stable.map_or(Fence::Generation(self.state.generation), Fence::Stable);
+        self.want(Key::Arm(release.id.clone()), action, fence, lane, false);
+    }
+
+    pub(super) fn want_verify(&mut self, release: &Release, evidence: EvidenceFrom, lane: Lane) {
+        let action = Action::Verify { release: release.clone(), evidence };
+        // Reading what is kept moves nothing, and a revert waits for it: it does not wait for the commit.
+        let safe = evidence == EvidenceFrom::Store;
+        self.want(Key::Verify(release.id.clone(), evidence), action, Fence::None, lane, safe);
+    }
+
+    pub(super) fn want_release(&mut self, release: &Release, lane: Lane) {
+        let action = Action::EnsureRelease { release: release.clone() };
+        let settled = self.state.stable.clone().filter(|stable| *stable == release.id && lane == Lane::Forward);
+        let fence = settled.map_or(Fence::Generation(self.state.generation), Fence::Stable);
+        self.want(Key::Release, action, fence, lane, false);
+    }
+
+    /// Keeps exactly the quarantined releases out.
+    pub(super) fn want_hold(&mut self) {
+        let action = Action::EnsureHold { quarantined: self.state.ledger.quarantined() };
+        self.want(Key::Hold, action, Fence::None, Lane::Forward, false);
+    }
+
+    /// Gets somebody up.
+    pub(super) fn page(&mut self, reason: Reason) {
+        self.tell(reason, true);
+    }
+
+    /// Tells people who are awake.
+    pub(super) fn notify(&mut self, reason: Reason) {
+        self.tell(reason, false);
+    }
+
+    fn tell(&mut self, reason: Reason, page: bool) {
+        let number = (self.state.revision + 1) << 20 | u64::from(self.ordinal);
+        let text = format!("{}: {reason}", self.guard.key);
+        self.want(Key::Notice(number), Action::Notify(Notice { page, reason, text }), Fence::None, Lane::Forward, false);
+    }
+
+    /// Drops a wish.
+    pub(super) fn unwant(&mut self, key: &Key) {
+        if self.state.tasks.remove(key).is_some() {
+            self.touch();
+        }
+    }
+
+    /// Whether nothing of this name is wanted any more: it was done, or never wished.
+    pub(super) fn is_done(&self, key: &Key) -> bool {
+        !self.state.tasks.contains_key(key)
+    }
+
+    /// Hands out every task that is due and not under way; what is not safe only `with_rest`.
+    pub(super) fn hand_out(&mut self, work: &mut Work, with_rest: bool) {
+        let now = self.now.mono;
+        for (key, task) in &self.state.tasks {
+            if task.not_before > now || self.in_flight.contains_key(&task.effect.id) {
+                continue;
+            }
+            if !task.safe && (!with_rest || self.held_up(key, task)) {
+                continue;
+            }
+            let patience = match (&task.effect.action, task.effect.lane) {
+                (Action::Verify { evidence: EvidenceFrom::Store, .. }, _) => PROOF_TRY_WITHIN,
+                (_, Lane::Revert) => REVERT_TRY_WITHIN,
+                (_, Lane::Forward) => TRY_WITHIN,
+            };
+            self.in_flight.insert(task.effect.id, Flight { key: key.clone(), until: now.after(patience) });
+            if task.safe { work.safe.push(task.effect.clone()) } else { work.then.push(task.effect.clone()) }
+        }
+        // Flags and traffic before the rest, in the order of their names; the shell starts them together anyway.
+        work.safe.sort_by_key(|effect| effect.lane);
+    }
+
+    /// Whether a task must wait for another one to end.
+    fn held_up(&self, key: &Key, task: &Task) -> bool {
+        let notice = matches!(task.effect.action, Action::Notify(_));
+        // Members are stopped when no request can reach them any more, and another release is the workload's own.
+        let leaving = matches!(task.effect.action, Action::EnsureArm { present: false, .. })
+            && (self.state.tasks.contains_key(&Key::Weights) || self.state.tasks.contains_key(&Key::Release));
+        // An older order under the same name must not land after this one; a revert does not wait for that, its fence tells.
+        let behind = task.effect.lane == Lane::Forward && self.in_flight.values().any(|flight| flight.key == *key);
+        (self.halted.is_some() && !notice) || leaving || behind
+    }
+
+    /// Tries again what got no answer.
+    pub(super) fn expire_flights(&mut self) {
+        let now = self.now.mono;
+        let lost: Vec<(EffectId, Key)> =
+            self.in_flight.iter().filter(|(_, flight)| now >= flight.until).map(|(id, flight)| (*id, flight.key.clone())).collect();
+        for (id, key) in lost {
+            self.in_flight.remove(&id);
+            if self.state.tasks.get(&key).is_some_and(|task| task.effect.id == id) {
+                self.try_again(&key, Duration::ZERO, "no answer");
+                self.touch();
+            }
+        }
+    }
+
+    /// An effect ended. Returns how, in words.
+    pub(super) fn finished(&mut self, id: EffectId, outcome: Outcome) -> String {
+        self.in_flight.remove(&id);
+        if self.proven(id, &outcome) {
+            return "readiness".into();
+        }
+        let Some(key) = self.state.tasks.iter().find(|(_, task)| task.effect.id == id).map(|(key, _)| key.clone()) else {
+            return "of no interest any more".into();
+        };
+        let Some(task) = self.state.tasks.get(&key).cloned() else { return String::new() };
+        self.touch();
+        let name = task.effect.action.name();
+        match outcome {
+            Outcome::Done { changed, observed } => {
+                self.state.tasks.remove(&key);
+                if !matches!(key, Key::Notice(_)) {
+                    self.done.insert(key.clone(), (task.effect.action.clone(), self.now.mono));
+                }
+                self.done(&key, &task.effect, observed);
+                format!("{name}: done{}", if changed { "" } else { ", nothing to change" })
+            }
+            Outcome::Transient { what, retry_after } => {
+                let wait = retry_after.map_or_else(|| backoff::wait(task.attempts + 1), Duration::from);
+                self.try_again(&key, wait, &what);
+                format!("{name}: {what}")
+            }
+            Outcome::Unknown(what) => {
+                self.try_again(&key, Duration::ZERO, &what);
+                format!("{name}: unknown whether it happened: {what}")
+            }
+            Outcome::Superseded(what) => {
+                // Somebody newer decided: either this machine is stale and its next swap is lost, or the world catches up.
+                self.fence_anew(&key);
+                self.try_again(&key, Duration::from_secs(1), &what);
+                format!("{name}: superseded: {what}")
+            }
+            Outcome::Denied(what) | Outcome::Invalid(what) => {
+                self.failed(&key, &task, &what);
+                format!("{name}: failed: {what}")
+            }
+        }
+    }
+
+    /// What this attempt still wants from an earlier one, such as the end of members, goes on under its own generation.
+    fn fence_anew(&mut self, key: &Key) {
+        let generation = self.state.generation;
+        if let Some(task) = self.state.tasks.get_mut(key)
+            && matches!(task.effect.fence, Fence::Generation(of) if of < generation)
+        {
+            task.effect.fence = Fence::Generation(generation);
+        }
+    }
+
+    fn try_again(&mut self, key: &Key, wait: Duration, what: &str) {
+        let now = self.now.mono;
+        if let Some(task) = self.state.tasks.get_mut(key) {
+            task.attempts += 1;
+            // Even an unknown outcome waits after a few tries: nothing spins.
+            let wait = if task.attempts > 3 { wait.max(backoff::wait(task.attempts)) } else { wait };
+            task.not_before = now.after(wait);
+            task.trouble = Some(what.to_owned());
+        }
+    }
+
+    fn done(&mut self, key: &Key, effect: &Effect, observed: Observation) {
+        match observed {
+            Observation::Workload(observed) => self.observed = *observed,
+            Observation::Facts(facts) => {
+                if let Action::Verify { release, evidence } = &effect.action {
+                    let lacking = self.lacking(release, &facts);
+                    self.verified(release, *evidence, lacking);
+                }
+            }
+            Observation::Nothing => {}
+        }
+        if let (Key::Weights, Action::EnsureWeights { weights }) = (key, &effect.action) {
+            self.shifted(&weights.clone());
+        }
+    }
+
+    /// An effect can never work as asked. A revert goes on trying what might be mended from outside until its deadline.
+    fn failed(&mut self, key: &Key, task: &Task, what: &str) {
+        let reason = Reason::EffectFailed { effect: task.effect.action.name().to_owned(), what: what.to_owned() };
+        if let Action::Verify { release, evidence } = &task.effect.action {
+            self.state.tasks.remove(key);
+            let unavailable = Reason::EvidenceUnavailable { what: what.to_owned() };
+            self.verified(&release.clone(), *evidence, Some(unavailable));
+            return;
+        }
+        if matches!(task.effect.action, Action::Notify(_)) {
+            self.try_again(key, Duration::from_secs(10), what);
+            return;
+        }
+        if task.attempts == 0 {
+            self.page(reason.clone());
+        }
+        let forward = matches!(self.state.phase.kind(), PhaseKind::Advancing | PhaseKind::Promoting)
+            && matches!(task.effect.fence, Fence::Generation(of) if of == self.state.generation)
+            && task.effect.lane == Lane::Forward;
+        if forward && !self.is_disarmed() {
+            self.state.tasks.remove(key);
+            self.breach(reason);
+        } else {
+            self.try_again(key, Duration::from_secs(1), what);
+        }
+    }
+
+    /// Gives up what was tried for too long.
+    pub(super) fn expire_tasks(&mut self) {
+        let now = self.now.mono;
+        let late: Vec<(Key, Task)> = self
+            .state
+            .tasks
+            .iter()
+            .filter(|(key, task)| now >= task.effect.deadline && !matches!(key, Key::Notice(_)))
+            .map(|(key, task)| (key.clone(), task.clone()))
+            .collect();
+        for (key, task) in late {
+            let what = task.trouble.clone().unwrap_or_else(|| "no answer".into());
+            self.in_flight.remove(&task.effect.id);
+            match &task.effect.action {
+                Action::Verify { .. } => self.failed(&key, &task, &format!("not verified in time: {what}")),
+                // A safe state stays wanted for ever; somebody was paged when the revert got stuck.
+                _ if task.safe || task.effect.lane == Lane::Revert => self.extend(&key, now),
+                _ => {
+                    let task = Task { attempts: 0, ..task };
+                    self.extend(&key, now);
+                    self.failed(&key, &task, &format!("not done in time: {what}"));
+                }
+            }
+        }
+    }
+
+    fn extend(&mut self, key: &Key, now: Mono) {
+        if let Some(task) = self.state.tasks.get_mut(key) {
+            task.effect.deadline = now.after(EFFECT_WITHIN);
+            self.touch();
+        }
+    }
+
+    /// A release was verified, or `refused`. Whoever waits for that goes on.
+    fn verified(&mut self, release: &Release, evidence: EvidenceFrom, refused: Option<Reason>) {
+        match evidence {
+            EvidenceFrom::Origin => self.verified_at_admission(release, refused),
+            EvidenceFrom::Store => self.verified_for_revert(release, refused),
+        }
+    }
+
+    /// Writes a skipped target down.
+    pub(super) fn skip(&mut self, release: &ReleaseId, why: &Reason) {
+        let reason = Reason::TargetSkipped { release: self.state.name(release), why: why.to_string() };
+        self.decide(Decision::Skip, reason, "skipped");
+    }
+}

@@ -1,0 +1,97 @@
+//! What is written down of each input that changes state, each decision and each effect.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::actor::Request;
+use super::input::Input;
+use super::judge::Interval;
+use super::reason::Reason;
+use super::release::ReleaseId;
+use super::time::Now;
+use super::work::Effect;
+
+/// A record. The store turns it into one leaf of the audit log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// When.
+    pub at: Now,
+    /// Of which workload: `namespace/name`.
+    pub resource_target: String,
+    /// The revision that it belongs to.
+    pub revision: u64,
+    /// The deployment attempt that it belongs to.
+    pub generation: u64,
+    /// What happened.
+    pub event: Event,
+    /// The state's phase afterwards.
+    pub phase: String,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// The release that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<ReleaseId>,
+    /// The image digest of that release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_digest: Option<String>,
+    /// Who asked, and why, where somebody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Request>,
+    /// How it ended, in a word: `accepted`, `refused`, `breach`, `pass`, `done`, `failed` ….
+    pub result: String,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Event {
+    /// An input that changed state. Looks are not among them: decisions carry the intervals they rest on.
+    Input(Box<Input>),
+    /// A decision.
+    Decision {
+        /// In a word: `admit`, `refuse`, `advance`, `promote`, `revert`, `retreat`, `recovered`, `stuck`, `knownGood` ….
+        decision: Decision,
+        /// The scored intervals that it rests on, by signal.
+        intervals: Vec<Interval>,
+    },
+    /// An effect was wanted.
+    Wanted(Box<Effect>),
+}
+
+/// The kinds of decisions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Decision {
+    /// A candidate goes on trial.
+    Admit,
+    /// A deployment is turned away.
+    Refuse,
+    /// The next stage.
+    Advance,
+    /// No forward step for now.
+    Wait,
+    /// To 100 %.
+    Promote,
+    /// Weight to 0 without blame.
+    Retreat,
+    /// Back on trial after a retreat.
+    Exonerate,
+    /// Back to known good.
+    Revert,
+    /// A target was passed over.
+    Skip,
+    /// A target was chosen.
+    Choose,
+    /// A release is known good.
+    KnownGood,
+    /// The objectives hold again after a revert.
+    Recovered,
+    /// A person is needed.
+    Stuck,
+    /// A command was obeyed.
+    Obey,
+    /// A checkpoint of the judge.
+    Checkpoint,
+}

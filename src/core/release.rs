@@ -1,0 +1,201 @@
+//! What is deployed: images by digest, templates, and the release that is their hash.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::text::text_serde;
+
+/// A content digest: `sha256:` and 64 lower-case hex digits. Nothing else names bytes here; tags never do.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(String);
+
+/// Why a text is not a [`Digest`] or an [`Image`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReferenceError {
+    /// Not `sha256:` and 64 lower-case hex digits.
+    Digest(String),
+    /// A tag, or nothing, where a digest belongs.
+    NotPinned(String),
+    /// No repository before the `@`.
+    NoRepository(String),
+}
+
+impl fmt::Display for ReferenceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Digest(text) => write!(f, "`{text}` is not a digest: expected `sha256:` and 64 lower-case hex digits"),
+            Self::NotPinned(text) => {
+                write!(
+                    f,
+                    "`{text}` does not name its bytes: expected `repository@sha256:…`; resolve the tag first, for example with `crane digest {text}`"
+                )
+            }
+            Self::NoRepository(text) => write!(f, "`{text}` has no repository before the `@`"),
+        }
+    }
+}
+
+impl std::error::Error for ReferenceError {}
+
+impl Digest {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(format!("sha256:{}", hex(&Sha256::digest(bytes))))
+    }
+
+    /// The whole text, `sha256:…`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The 64 hex digits alone.
+    pub fn hex(&self) -> &str {
+        &self.0["sha256:".len()..]
+    }
+
+    /// The first 12 hex digits, for people.
+    pub fn short(&self) -> &str {
+        &self.hex()[..12]
+    }
+}
+
+/// Lower-case hex of `bytes`.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+impl FromStr for Digest {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let valid = text
+            .strip_prefix("sha256:")
+            .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
+        if valid { Ok(Self(text.to_owned())) } else { Err(ReferenceError::Digest(text.to_owned())) }
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An image or artifact by digest: `repository@sha256:…`. A tag is not representable.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Image {
+    /// Where it is kept, without scheme: `registry.example/shop/checkout`.
+    pub repository: String,
+    /// Which bytes.
+    pub digest: Digest,
+}
+
+impl FromStr for Image {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let Some((repository, digest)) = text.rsplit_once('@') else { return Err(ReferenceError::NotPinned(text.to_owned())) };
+        if repository.is_empty() {
+            return Err(ReferenceError::NoRepository(text.to_owned()));
+        }
+        Ok(Self { repository: repository.to_owned(), digest: digest.parse()? })
+    }
+}
+
+impl fmt::Display for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.repository, self.digest)
+    }
+}
+
+text_serde!(Digest, "Digest", "^sha256:[0-9a-f]{64}$", "A content digest: `sha256:` and 64 lower-case hex digits.");
+text_serde!(Image, "Image", "^.+@sha256:[0-9a-f]{64}$", "An image by digest: `repository@sha256:…`.");
+
+/// What a deployment of a `process` workload changes: which artifact runs, how, and with which environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Template {
+    /// The artifact, by digest.
+    pub image: Image,
+    /// Program (a path inside the artifact) and arguments.
+    pub command: Vec<String>,
+    /// Environment of the program. Values are part of the release; secrets do not belong here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+}
+
+impl Template {
+    /// The release that this template is.
+    ///
+    /// The hash is over every field as a length-prefixed string, so that no two templates share an encoding.
+    pub fn release(&self) -> ReleaseId {
+        let mut hash = Sha256::new();
+        let mut field = |text: &str| {
+            hash.update((text.len() as u64).to_be_bytes());
+            hash.update(text.as_bytes());
+        };
+        field("process");
+        field(&self.image.to_string());
+        field(&self.command.len().to_string());
+        self.command.iter().for_each(|argument| field(argument));
+        field(&self.env.len().to_string());
+        for (name, value) in &self.env {
+            field(name);
+            field(value);
+        }
+        ReleaseId(hex(&hash.finalize())[..16].to_owned())
+    }
+
+    /// Every image in the template that must be attested.
+    pub fn images(&self) -> Vec<Image> {
+        vec![self.image.clone()]
+    }
+}
+
+/// Names a [`Release`]: the first 16 hex digits of the SHA-256 of its template.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct ReleaseId(pub String);
+
+impl fmt::Display for ReleaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What is on trial or serves: a template under the name that is its hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Release {
+    /// Hash of the template.
+    pub id: ReleaseId,
+    /// A name for people, such as `v42`; never used to decide anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The template itself.
+    pub template: Template,
+}
+
+impl Release {
+    /// The release of `template`, shown to people as `label`.
+    pub fn new(template: Template, label: Option<String>) -> Self {
+        Self { id: template.release(), label, template }
+    }
+}
+
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.label {
+            Some(label) => write!(f, "{label} ({})", self.template.image.digest.short()),
+            None => write!(f, "{} ({})", self.id, self.template.image.digest.short()),
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The weighted HTTP/1.1 reverse proxy of one workload.
+//!
+//! Bodies are streamed both ways. A request is counted once its answer has ended, for the release that answered it:
+//! with the answer's code, 502 if the child could not be reached or broke off, 503 if no member is ready, 504 if no
+//! answer began in time, 499 if the client went away first. Protocol upgrades are not passed on.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+
+use super::arm::{Arm, Cut};
+use super::upstream::{Connection, Member, SendFault, chain};
+use super::workload::Workload;
+use crate::world::clock;
+
+/// Names the release in every answer.
+pub const RELEASE_HEADER: HeaderName = HeaderName::from_static("x-backstop-release");
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Headers that speak about one connection (RFC 9110, 7.6.1). `Expect` is answered by the proxy itself.
+const HOP_BY_HOP: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "expect",
+];
+
+/// What the proxy sends back.
+pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, BodyFault>>;
+
+/// Why an answer broke off in the middle.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct BodyFault(String);
+
+/// Answers one request of `client`.
+pub(crate) async fn answer(workload: Arc<Workload>, client: SocketAddr, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    let started = clock::instant();
+    let Some(arm) = workload.pick() else {
+        workload.dropped.fetch_add(1, Ordering::Relaxed);
+        return Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, "no release of this workload takes traffic"));
+    };
+    let mut tally = Tally::new(arm.clone(), started);
+    let request = match outbound(request, client) {
+        Ok(request) => request,
+        Err(why) => return Ok(tally.refuse(StatusCode::BAD_REQUEST, why)),
+    };
+    let cut = arm.cut();
+    let sent = tokio::select! {
+        biased;
+        sent = send(&arm, request, &mut tally) => sent,
+        () = cut.clone().wait() => {
+            workload.dropped.fetch_add(1, Ordering::Relaxed);
+            return Ok(tally.refuse(StatusCode::SERVICE_UNAVAILABLE, "the release was switched off and the time to drain is over"));
+        }
+        () = tokio::time::sleep(workload.upstream_timeout) => {
+            return Ok(tally.refuse(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time"));
+        }
+    };
+    Ok(match sent {
+        Ok((response, connection)) => tally.pass(response, connection, cut, workload),
+        Err((code, why)) => {
+            tracing::debug!(workload = %workload.key, release = %arm.release.id, why, "no answer from a child");
+            tally.refuse(code, "the service could not be reached")
+        }
+    })
+}
+
+/// Sends to the next member; if that takes no connection, once more to another.
+async fn send(
+    arm: &Arm,
+    mut request: Request<Incoming>,
+    tally: &mut Tally,
+) -> Result<(Response<Incoming>, Connection), (StatusCode, String)> {
+    let mut failed: Option<(Arc<Member>, String)> = None;
+    for _ in 0..2 {
+        let Some(member) = arm.next_member(failed.as_ref().map(|(member, _)| member)) else { break };
+        tally.at(member.clone());
+        match member.send(request).await {
+            Ok(answer) => return Ok(answer),
+            Err(SendFault::NotSent(back, why)) => {
+                request = *back;
+                failed = Some((member, why));
+            }
+            Err(SendFault::Lost(why)) => return Err((StatusCode::BAD_GATEWAY, why)),
+        }
+    }
+    Err(match failed {
+        Some((_, why)) => (StatusCode::BAD_GATEWAY, why),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "no member is ready".to_owned()),
+    })
+}
+
+/// The request as a child gets it.
+fn outbound(mut request: Request<Incoming>, client: SocketAddr) -> Result<Request<Incoming>, &'static str> {
+    if request.method() == Method::CONNECT {
+        return Err("CONNECT is not supported");
+    }
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let authority = request.uri().authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    let uri = path.parse::<Uri>().map_err(|_| "the request target is not a path")?;
+    *request.uri_mut() = uri;
+    *request.version_mut() = Version::HTTP_11;
+    let headers = request.headers_mut();
+    strip(headers);
+    match authority {
+        Some(authority) => _ = headers.insert(header::HOST, authority),
+        None => _ = headers.entry(header::HOST).or_insert(HeaderValue::from_static("localhost")),
+    }
+    let mut chain: Vec<String> = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
+    chain.push(client.ip().to_string());
+    if let Ok(value) = HeaderValue::from_str(&chain.join(", ")) {
+        headers.insert(FORWARDED_FOR, value);
+    }
+    Ok(request)
+}
+
+/// Removes the headers that speak about one connection, and those that `Connection` names.
+fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST)
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+fn refusal(code: StatusCode, why: &'static str) -> Answer {
+    let body = Full::new(Bytes::from(format!("backstop: {why}\n"))).map_err(|never| match never {}).boxed_unsync();
+    let mut response = Response::new(body);
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if code == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// Counts one request, exactly once: when it is told the end, or when it is dropped because the client went away.
+struct Tally {
+    arm: Arc<Arm>,
+    member: Option<Arc<Member>>,
+    started: Instant,
+    counted: bool,
+}
+
+/// What is counted for a client that went away.
+const CLIENT_CLOSED: u16 = 499;
+
+impl Tally {
+    fn new(arm: Arc<Arm>, started: Instant) -> Self {
+        arm.metrics.inflight.fetch_add(1, Ordering::Relaxed);
+        Self { arm, member: None, started, counted: false }
+    }
+
+    fn at(&mut self, member: Arc<Member>) {
+        member.inflight.fetch_add(1, Ordering::Relaxed);
+        if let Some(before) = self.member.replace(member) {
+            before.inflight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn count(&mut self, code: u16) {
+        if !self.counted {
+            self.counted = true;
+            self.arm.metrics.finished(code, took(self.started));
+        }
+    }
+
+    fn refuse(mut self, code: StatusCode, why: &'static str) -> Answer {
+        self.count(code.as_u16());
+        named(refusal(code, why), &self.arm)
+    }
+
+    fn pass(self, response: Response<Incoming>, connection: Connection, cut: Cut, workload: Arc<Workload>) -> Answer {
+        let (mut parts, body) = response.into_parts();
+        strip(&mut parts.headers);
+        parts.version = Version::HTTP_11;
+        let arm = self.arm.clone();
+        let passage =
+            Passage { body, code: parts.status.as_u16(), tally: self, connection: Some(connection), cut: Box::pin(cut.wait()), workload };
+        named(Response::from_parts(parts, passage.boxed_unsync()), &arm)
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        self.count(CLIENT_CLOSED);
+        if let Some(member) = self.member.take() {
+            member.inflight.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.arm.metrics.inflight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn named(mut answer: Answer, arm: &Arm) -> Answer {
+    if let Ok(value) = HeaderValue::from_str(&arm.release.id.0) {
+        answer.headers_mut().insert(RELEASE_HEADER, value);
+    }
+    answer
+}
+
+fn took(started: Instant) -> Duration {
+    clock::instant().duration_since(started)
+}
+
+/// A child's body on its way to the client.
+struct Passage {
+    body: Incoming,
+    code: u16,
+    tally: Tally,
+    connection: Option<Connection>,
+    cut: Pin<Box<dyn Future<Output = ()> + Send>>,
+    workload: Arc<Workload>,
+}
+
+impl Passage {
+    fn ended(&mut self) {
+        self.tally.count(self.code);
+        if let (Some(connection), Some(member)) = (self.connection.take(), &self.tally.member) {
+            member.keep(connection);
+        }
+    }
+}
+
+impl Body for Passage {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(None) => {
+                self.ended();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                if self.body.is_end_stream() {
+                    self.ended();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.tally.count(StatusCode::BAD_GATEWAY.as_u16());
+                Poll::Ready(Some(Err(BodyFault(chain(&error)))))
+            }
+            Poll::Pending => match self.cut.as_mut().poll(context) {
+                Poll::Ready(()) => {
+                    if !self.tally.counted {
+                        self.workload.dropped.fetch_add(1, Ordering::Relaxed);
+                    }
+                    self.tally.count(StatusCode::SERVICE_UNAVAILABLE.as_u16());
+                    Poll::Ready(Some(Err(BodyFault("the time to drain is over".to_owned()))))
+                }
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        // hyper does not poll a body that it knows to be at its end.
+        if self.body.is_end_stream() {
+            self.ended();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_of_one_connection_are_removed() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in
+            [("connection", "close, x-private"), ("x-private", "1"), ("te", "trailers"), ("accept", "*/*"), ("upgrade", "h2c")]
+        {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        strip(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
+    }
+}

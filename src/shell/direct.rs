@@ -1,0 +1,116 @@
+//! Acting without the controller: the same machine, order and world, for one rollout, in the process of the command line.
+//!
+//! The store's compare-and-swap makes that safe beside a controller that comes back meanwhile.
+
+use std::time::Duration;
+
+use super::documents;
+use super::rollout::Policies;
+use super::standalone::{Controller, Setup, StartError, guard};
+use crate::core::actor::Request;
+use crate::core::input::{Commanded, Input, Observed, Outcome, Verb};
+use crate::core::machine::Answer;
+use crate::core::preview::{RevertPlan, View};
+use crate::core::state::{PhaseKind, State};
+use crate::spec::Loaded;
+use crate::world::host_client::HostClient;
+use crate::world::store::Store;
+
+/// How long the host is waited for when it is only asked what it sees.
+const GLANCE: Duration = Duration::from_secs(2);
+
+/// Every rollout as store and host have it.
+///
+/// # Errors
+/// The store cannot be read.
+pub async fn standings(setup: &Setup) -> Result<Vec<(View, RevertPlan)>, StartError> {
+    let store = Store::open(&setup.data_dir.join("store"), &setup.data_dir.join("spool"))?;
+    let loaded = documents::kept(&store).await?;
+    let host = HostClient::new(&setup.host_socket, GLANCE);
+    let mut standings = Vec::new();
+    for key in store.workloads().await? {
+        standings.push(standing(&store, &loaded, &host, &key).await?);
+    }
+    Ok(standings.into_iter().flatten().collect())
+}
+
+async fn standing(store: &Store, loaded: &Loaded, host: &HostClient, key: &str) -> Result<Option<(View, RevertPlan)>, StartError> {
+    let Some((metadata, spec)) = loaded.rollouts.get(key) else { return Ok(None) };
+    let state = store.load(key).await?.unwrap_or_else(State::new);
+    let (namespace, name) = key.split_once('/').unwrap_or(("default", key));
+    let observed = match host.view(namespace, name).await {
+        Ok(Some(view)) => view.observed,
+        Ok(None) | Err(_) => Observed::default(),
+    };
+    let policies = Policies::new(std::sync::Arc::new(loaded.clone()), metadata.clone(), spec);
+    let guard = guard(loaded, store, key, &policies, spec);
+    let plan = RevertPlan::of(key, &guard.uid, &guard.spec, &state, &observed);
+    Ok(Some((View::of_state(key, &state, &observed), plan)))
+}
+
+/// Gives a command to one rollout's machine, tells each change of its view, and stays until `done`.
+///
+/// A revert is followed to its end; everything else until its effects are done.
+///
+/// # Errors
+/// The store cannot be used, or there is no such rollout.
+pub async fn command(
+    setup: &Setup,
+    key: &str,
+    verb: Verb,
+    request: Request,
+    patience: Duration,
+    told: &mut dyn FnMut(&View),
+) -> Result<Option<(Answer, View)>, StartError> {
+    let store = Store::open(&setup.data_dir.join("store"), &setup.data_dir.join("spool"))?;
+    let loaded = documents::kept(&store).await?;
+    drop(store);
+    if !loaded.rollouts.contains_key(key) {
+        return Ok(None);
+    }
+    let reverts = matches!(verb, Verb::Revert { .. });
+    let controller = Controller::start_with(setup, loaded, |other| other == key).await?;
+    if let Some(mut line) = controller.handle().line(key) {
+        // A live stable must have been seen, or its traffic waits for what is restored. A host that does not answer
+        // could not move traffic either.
+        let _ = tokio::time::timeout(GLANCE, line.view.wait_for(|view| !view.0.arms.is_empty())).await;
+    }
+    let input = Input::Commanded(Commanded { verb, request });
+    let answer = controller.handle().ask(key, input).await;
+    let mut last = None;
+    if let (Ok(answer), Some(mut line)) = (answer, controller.handle().line(key)) {
+        let followed = async {
+            loop {
+                let view = line.view.borrow_and_update().0.clone();
+                told(&view);
+                let ended = is_over(&view, reverts);
+                last = Some((answer.clone(), view));
+                if ended || line.view.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // What is not done by then stays wanted, and is on the record for the controller.
+        let _ = tokio::time::timeout(patience, followed).await;
+    }
+    controller.stop().await;
+    Ok(last)
+}
+
+fn is_over(view: &View, reverts: bool) -> bool {
+    let open = view.open.iter().any(|(action, _)| action != "notify");
+    match view.phase {
+        PhaseKind::Reverting | PhaseKind::Recovering => false,
+        PhaseKind::Reverted | PhaseKind::Stuck => true,
+        _ => !reverts || !open,
+    }
+}
+
+/// Moves traffic to stable with nothing but the host: not even the store is needed.
+///
+/// # Errors
+/// What the host said.
+pub async fn traffic_to_stable(setup: &Setup, key: &str) -> Outcome {
+    let (namespace, name) = key.split_once('/').unwrap_or(("default", key));
+    HostClient::new(&setup.host_socket, Duration::from_secs(10)).traffic_to_stable(namespace, name).await
+}

@@ -1,0 +1,121 @@
+//! What the API and the command line hold of a running controller.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock};
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::core::input::Input;
+use crate::core::machine::Answer;
+use crate::core::preview::{RevertPlan, View};
+use crate::core::record::Record;
+
+/// A fact for one rollout, with whoever waits for the answer.
+#[derive(Debug)]
+pub struct Message {
+    /// The fact.
+    pub input: Input,
+    /// Who waits.
+    pub answer: Option<oneshot::Sender<Answer>>,
+}
+
+/// The ends of one rollout's task.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// Commands, deployments and alerts: read before anything else.
+    pub urgent: mpsc::Sender<Message>,
+    /// Where the rollout stands and what a revert would do; refreshed after each step.
+    pub view: watch::Receiver<Arc<(View, RevertPlan)>>,
+}
+
+/// A running controller.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    lines: Arc<RwLock<BTreeMap<String, Line>>>,
+    records: broadcast::Sender<Arc<Record>>,
+}
+
+/// Why a fact did not reach a rollout.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// No such rollout.
+    #[error("there is no rollout {0}; `backstop status` lists them")]
+    Unknown(String),
+    /// Its queue is full.
+    #[error("{0} has too many requests waiting; try again")]
+    Busy(String),
+    /// It is going away.
+    #[error("{0} is shutting down")]
+    Gone(String),
+}
+
+impl Handle {
+    /// With no rollouts yet.
+    pub fn new() -> Self {
+        Self { lines: Arc::default(), records: broadcast::channel(1024).0 }
+    }
+
+    /// Adds, or replaces, a rollout's line.
+    pub fn connect(&self, key: String, line: Line) {
+        self.lines.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key, line);
+    }
+
+    /// Every rollout's name.
+    pub fn keys(&self) -> Vec<String> {
+        self.lines.read().unwrap_or_else(std::sync::PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// One rollout's line.
+    pub fn line(&self, key: &str) -> Option<Line> {
+        self.lines.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Where a rollout stands, and what a revert would do.
+    pub fn view(&self, key: &str) -> Option<Arc<(View, RevertPlan)>> {
+        self.line(key).map(|line| line.view.borrow().clone())
+    }
+
+    /// Sends a fact and waits for the machine's answer (only `Commanded` and `Deployed` have one).
+    ///
+    /// # Errors
+    /// If there is no such rollout, or it cannot take the fact.
+    pub async fn ask(&self, key: &str, input: Input) -> Result<Answer, SendError> {
+        let line = self.line(key).ok_or_else(|| SendError::Unknown(key.to_owned()))?;
+        let (answer, answered) = oneshot::channel();
+        line.urgent.try_send(Message { input, answer: Some(answer) }).map_err(|error| refused(&error, key))?;
+        answered.await.map_err(|_| SendError::Gone(key.to_owned()))
+    }
+
+    /// Sends a fact that nobody waits for.
+    ///
+    /// # Errors
+    /// If there is no such rollout, or it cannot take the fact.
+    pub fn tell(&self, key: &str, input: Input) -> Result<(), SendError> {
+        let line = self.line(key).ok_or_else(|| SendError::Unknown(key.to_owned()))?;
+        line.urgent.try_send(Message { input, answer: None }).map_err(|error| refused(&error, key))
+    }
+
+    /// Records as they are committed, for `--watch`; a slow reader misses some.
+    pub fn records(&self) -> broadcast::Receiver<Arc<Record>> {
+        self.records.subscribe()
+    }
+
+    /// Publishes a committed record.
+    pub fn publish(&self, record: Arc<Record>) {
+        // Nobody may be listening.
+        let _ = self.records.send(record);
+    }
+}
+
+impl Default for Handle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn refused(error: &mpsc::error::TrySendError<Message>, key: &str) -> SendError {
+    match error {
+        mpsc::error::TrySendError::Full(_) => SendError::Busy(key.to_owned()),
+        mpsc::error::TrySendError::Closed(_) => SendError::Gone(key.to_owned()),
+    }
+}

@@ -1,0 +1,9 @@
+//! The loop: facts in, work out.
+
+pub mod direct;
+pub mod documents;
+pub mod handle;
+pub mod neighbours;
+pub mod order;
+pub mod rollout;
+pub mod standalone;

@@ -1,0 +1,330 @@
+//! One rollout's task: owns the machine, starts effects and never awaits one.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::handle::{Handle, Line, Message};
+use super::neighbours::Neighbours;
+use super::order::{Committed, Order, Step};
+use crate::core::actor::Actor;
+use crate::core::input::{Input, Outcome, Scope};
+use crate::core::machine::{Answer, Machine};
+use crate::core::policy::{self, Policy};
+use crate::core::preview::{RevertPlan, View};
+use crate::core::record::{Decision, Event, Record};
+use crate::core::spec::{GuardedRollout, Metadata};
+use crate::core::state::{Guard, State};
+use crate::core::work::{Commit, Effect, EffectId, Lane};
+use crate::spec::Loaded;
+use crate::world::perform::{Performed, Subjects, World};
+use crate::world::store::{CommitError, LoadError};
+
+/// Commands that may wait.
+const URGENT_MAX: usize = 64;
+/// How long a store that does not answer is left alone.
+const STORE_PAUSE: Duration = Duration::from_millis(500);
+
+/// What every rollout's task shares.
+pub struct Shared {
+    /// Where effects are performed.
+    pub world: World,
+    /// The lines to every rollout.
+    pub handle: Handle,
+    /// The documents that hold now.
+    pub loaded: RwLock<Arc<Loaded>>,
+    /// Who breaches beside whom.
+    pub neighbours: Neighbours,
+    /// Rung when that has changed.
+    pub changed: Notify,
+}
+
+/// What comes back from spawned work.
+enum Back {
+    Ended(EffectId, Lane, Outcome),
+    Looked(crate::core::input::Looked),
+    Committed(Committed),
+}
+
+/// The policies of one guard, by who asks.
+#[derive(Debug, Clone)]
+pub struct Policies {
+    loaded: Arc<Loaded>,
+    metadata: Metadata,
+    named: String,
+}
+
+impl Policies {
+    /// Those that are for this guard.
+    pub fn new(loaded: Arc<Loaded>, metadata: Metadata, spec: &GuardedRollout) -> Self {
+        Self { loaded, metadata, named: spec.attestation.policy.clone() }
+    }
+
+    /// What applies when `actor` asks: every matching policy, the strictest value of each field.
+    pub fn of(&self, actor: &Actor) -> Policy {
+        let matching = policy::matching(&self.loaded.policies, &self.metadata, actor);
+        policy::merge(matching.into_iter().map(|(_, policy)| policy), self.loaded.policies.get(&self.named))
+    }
+
+    /// What applies to the guard whoever asks.
+    pub fn of_guard(&self) -> Policy {
+        let matching = self.loaded.policies.values().filter(|policy| !policy.match_.names_actors() && policy.match_.guard(&self.metadata));
+        policy::merge(matching, self.loaded.policies.get(&self.named))
+    }
+}
+
+/// A rollout's task before it runs.
+pub struct Rollout {
+    shared: Arc<Shared>,
+    guard: Guard,
+    policies: Policies,
+    policy: Policy,
+    order: Order<oneshot::Sender<Answer>>,
+    scope: Scope,
+    view: watch::Sender<Arc<(View, RevertPlan)>>,
+    urgent: mpsc::Receiver<Message>,
+    back: JoinSet<Back>,
+}
+
+impl Rollout {
+    /// Restores a rollout from the store and connects its line.
+    ///
+    /// # Errors
+    /// The store cannot be read, or its state is not readable.
+    pub async fn restore(shared: Arc<Shared>, guard: Guard, policies: Policies) -> Result<Self, LoadError> {
+        let state = shared.world.store().load(&guard.key).await?.unwrap_or_else(State::new);
+        // A rollout under way goes on under the policy of whoever asked for it.
+        let policy = state.trial.as_ref().map_or_else(|| policies.of_guard(), |trial| policies.of(&trial.request.actor));
+        let machine = Machine::restore(guard.clone(), policy.clone(), state);
+        let (urgent_in, urgent) = mpsc::channel(URGENT_MAX);
+        let (view, seen) = watch::channel(Arc::new(look_at(&machine)));
+        shared.handle.connect(guard.key.clone(), Line { urgent: urgent_in, view: seen });
+        shared.neighbours.watch(&guard.key, &guard.spec.source);
+        Ok(Self {
+            shared,
+            guard,
+            policies,
+            policy,
+            order: Order::new(machine),
+            scope: Scope::default(),
+            view,
+            urgent,
+            back: JoinSet::new(),
+        })
+    }
+
+    /// Runs until `stop` says so; what is under way is left to the next controller.
+    pub async fn run(mut self, mut ordinary: mpsc::Receiver<Input>, mut stop: watch::Receiver<bool>) {
+        loop {
+            self.work().await;
+            if *stop.borrow() {
+                return;
+            }
+            let wake = self.order.wake_at().map(|at| tokio::time::Instant::from_std(self.shared.world.clock().instant_of(at)));
+            let sleep = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some(message) = self.urgent.recv() => self.arrived(message),
+                Some(back) = self.back.join_next() => self.came_back(back),
+                () = self.shared.changed.notified() => {
+                    self.documents();
+                    self.surroundings();
+                }
+                _ = stop.changed() => {}
+                Some(input) = ordinary.recv() => self.order.push(input, None),
+                () = sleep => self.order.wake(),
+            }
+            // Whatever else is urgent goes in before anything is done.
+            while let Ok(message) = self.urgent.try_recv() {
+                self.arrived(message);
+            }
+        }
+    }
+
+    fn arrived(&mut self, message: Message) {
+        if let Input::Deployed(deployed) = &message.input {
+            let policy = self.policies.of(&deployed.request.actor);
+            if policy != self.policy {
+                self.policy = policy.clone();
+                self.order.push(Input::PolicyChanged(Box::new(policy)), None);
+            }
+        }
+        self.order.push(message.input, message.answer);
+    }
+
+    fn came_back(&mut self, back: Result<Back, tokio::task::JoinError>) {
+        match back {
+            Ok(Back::Ended(id, lane, outcome)) => self.order.finished(id, lane, outcome),
+            Ok(Back::Looked(looked)) => self.order.push(Input::Looked(looked), None),
+            Ok(Back::Committed(how)) => self.order.committed(how),
+            Err(error) => {
+                tracing::error!(rollout = %self.guard.key, %error, "an effect's task broke; it is tried again after its deadline");
+            }
+        }
+    }
+
+    /// Takes in documents that were loaded again. What tightens holds at once; what loosens, for the next attempt.
+    fn documents(&mut self) {
+        let loaded = Arc::clone(&self.shared.loaded.read().unwrap_or_else(PoisonError::into_inner));
+        if Arc::ptr_eq(&loaded, &self.policies.loaded) {
+            return;
+        }
+        let Some((metadata, spec)) = loaded.rollouts.get(&self.guard.key) else {
+            tracing::warn!(rollout = %self.guard.key, "its document is gone; it stays guarded as before until the controller starts again");
+            self.policies.loaded = loaded;
+            return;
+        };
+        self.policies = Policies::new(Arc::clone(&loaded), metadata.clone(), spec);
+        let guard = super::standalone::guard(&loaded, self.shared.world.store(), &self.guard.key, &self.policies, spec);
+        if guard != self.guard {
+            self.guard = guard.clone();
+            self.order.push(Input::SpecChanged(Box::new(guard)), None);
+        }
+        let state = self.order.machine().state();
+        let policy = match &state.trial {
+            Some(trial) if !state.phase.kind().is_resting() => self.policies.of(&trial.request.actor).tighter(&self.policy),
+            _ => self.policies.of_guard(),
+        };
+        if policy != self.policy {
+            self.policy = policy.clone();
+            self.order.push(Input::PolicyChanged(Box::new(policy)), None);
+        }
+    }
+
+    /// Tells the machine when freezes or neighbours' breaches changed.
+    fn surroundings(&mut self) {
+        let scope = self.shared.neighbours.scope(&self.guard.key, self.shared.world.clock().now().mono);
+        if scope != self.scope {
+            self.scope = scope;
+            self.order.push(Input::ScopeChanged(scope), None);
+        }
+    }
+
+    /// Does everything that does not wait for the world.
+    async fn work(&mut self) {
+        while let Some(step) = self.order.next(self.shared.world.clock().now()) {
+            match step {
+                Step::Start(effect) => self.start(effect),
+                Step::Commit(commit) => self.commit(commit),
+                Step::Answer(asker, answer) => drop(asker.send(answer)),
+                Step::Stale => {
+                    self.start_again().await;
+                    return;
+                }
+            }
+        }
+        let view = look_at(self.order.machine());
+        self.view.send_if_modified(|old| {
+            let changed = **old != view;
+            if changed {
+                *old = Arc::new(view);
+            }
+            changed
+        });
+    }
+
+    fn subjects(&self) -> Subjects {
+        let state = self.order.machine().state();
+        Subjects {
+            guard: self.guard.clone(),
+            policy: self.policy.clone(),
+            generation: state.generation,
+            stable: state.stable.clone(),
+            revert: state.phase.revert().map(|revert| revert.id.clone()),
+        }
+    }
+
+    fn start(&mut self, effect: Effect) {
+        let shared = Arc::clone(&self.shared);
+        let subjects = self.subjects();
+        tracing::debug!(rollout = %self.guard.key, id = %effect.id, action = effect.action.name(), "start");
+        self.back.spawn(async move {
+            match shared.world.perform(&subjects, &effect).await {
+                Performed::Ended(outcome) => Back::Ended(effect.id, effect.lane, outcome),
+                Performed::Looked(looked) => Back::Looked(looked),
+            }
+        });
+    }
+
+    fn commit(&mut self, commit: Commit) {
+        let shared = Arc::clone(&self.shared);
+        let key = self.guard.key.clone();
+        if commit.records.iter().any(is_breach) {
+            shared.neighbours.breached(&key, shared.world.clock().now().mono);
+            shared.changed.notify_waiters();
+        }
+        self.back.spawn(async move {
+            match shared.world.store().commit(&key, &commit).await {
+                Ok(_) => {
+                    for record in commit.records {
+                        log(&key, &record);
+                        shared.handle.publish(Arc::new(record));
+                    }
+                    Back::Committed(Committed::Done)
+                }
+                Err(CommitError::LostSwap { found }) => {
+                    tracing::warn!(
+                        rollout = key,
+                        expected = commit.expected,
+                        found,
+                        "another controller decided; starting again from its state"
+                    );
+                    Back::Committed(Committed::Lost)
+                }
+                Err(CommitError::Unavailable(what)) => {
+                    let kept = shared.world.store().spool(&key, &commit).await;
+                    tracing::error!(rollout = key, what, ?kept, "the store does not take commits; nothing forward is done until it does");
+                    tokio::time::sleep(STORE_PAUSE).await;
+                    Back::Committed(Committed::Unavailable)
+                }
+            }
+        });
+    }
+
+    /// The swap was lost: what this machine thought is dropped. What it saw stands, and what it was told it is told again.
+    async fn start_again(&mut self) {
+        self.back.abort_all();
+        while self.back.join_next().await.is_some() {}
+        let state = loop {
+            match self.shared.world.store().load(&self.guard.key).await {
+                Ok(state) => break state.unwrap_or_else(State::new),
+                Err(error) => {
+                    tracing::error!(rollout = %self.guard.key, %error, "the state cannot be read");
+                    tokio::time::sleep(STORE_PAUSE).await;
+                }
+            }
+        };
+        let observed = self.order.machine().workload().clone();
+        self.order.restart(Machine::restore(self.guard.clone(), self.policy.clone(), state));
+        self.order.push(Input::Observed(observed), None);
+        self.scope = Scope::default();
+        self.surroundings();
+    }
+}
+
+fn look_at(machine: &Machine) -> (View, RevertPlan) {
+    let guard = machine.guard();
+    let plan = RevertPlan::of(&guard.key, &guard.uid, &guard.spec, machine.state(), machine.workload());
+    (View::of(machine), plan)
+}
+
+/// Whether this is the decision to revert without anybody having asked.
+fn is_breach(record: &Record) -> bool {
+    let revert = matches!(&record.event, Event::Decision { decision: Decision::Revert, .. });
+    revert && record.reason.as_ref().is_some_and(|reason| !matches!(reason, crate::core::reason::Reason::Commanded { .. }))
+}
+
+fn log(key: &str, record: &Record) {
+    if let Event::Decision { decision, .. } = &record.event {
+        let code = record.reason.as_ref().map_or("", crate::core::reason::Reason::code);
+        let reason = record.reason.as_ref().map(ToString::to_string).unwrap_or_default();
+        tracing::info!(rollout = key, ?decision, code, reason, result = record.result, phase = record.phase, "decided");
+    }
+}

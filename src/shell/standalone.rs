@@ -1,0 +1,319 @@
+//! The controller of one machine: specifications, store, host and rollouts put together.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::documents;
+use super::handle::Handle;
+use super::neighbours::Neighbours;
+use super::rollout::{Policies, Rollout, Shared};
+use crate::core::input::{Input, Observed};
+use crate::core::spec::{GuardSource, GuardedRollout, Metadata, Scrape, Workload};
+use crate::core::state::Guard;
+use crate::core::time::Span;
+use crate::host::wire::Define;
+use crate::spec::Loaded;
+use crate::world::clock::Clock;
+use crate::world::host_client::HostClient;
+use crate::world::notify::{Notifier, Webhook, WebhookError};
+use crate::world::perform::World;
+use crate::world::registry::{Collector, Credentials, Fault, Patience};
+use crate::world::source::{Source, SourceError};
+use crate::world::store::{LoadError, Store, Unavailable};
+
+/// Name of the source that needs no `GuardSource`: the host's own proxy counters.
+pub const HOST_SOURCE: &str = "host";
+/// How often the host's counters are scraped.
+const HOST_SCRAPE: Span = Span::seconds(1);
+/// How often a workload is looked at while something happens to it.
+const OBSERVE_ACTIVE: Duration = Duration::from_millis(100);
+/// How often it is looked at otherwise.
+const OBSERVE_RESTING: Duration = Duration::from_secs(1);
+/// How often the surroundings are looked at, for what goes away with time.
+const SURROUNDINGS: Duration = Duration::from_secs(1);
+/// How long the host may take to answer.
+const HOST_TIMEOUT: Duration = Duration::from_secs(20);
+/// Observations that may wait.
+const ORDINARY_MAX: usize = 16;
+
+/// What a controller is made of.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Folder of the store, keys and evidence.
+    pub data_dir: PathBuf,
+    /// Files and folders with specifications.
+    pub specs: Vec<PathBuf>,
+    /// The host's socket.
+    pub host_socket: PathBuf,
+    /// The folder into which artifacts from registries are copied for the host.
+    pub content: PathBuf,
+    /// A Docker configuration file with registry credentials.
+    pub docker_config: Option<PathBuf>,
+    /// Where pages and notices go.
+    pub webhook: Option<Webhook>,
+}
+
+/// Why a controller cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The specifications have errors.
+    #[error("the specifications have errors")]
+    Spec(crate::spec::CheckReport),
+    /// A kept document cannot be read.
+    #[error("the store's documents cannot be read: {0}")]
+    Document(String),
+    /// The store cannot be opened.
+    #[error("the store cannot be opened")]
+    Store(#[from] Unavailable),
+    /// A state cannot be read.
+    #[error("a state cannot be read")]
+    State(#[from] LoadError),
+    /// A source cannot be used.
+    #[error("a metrics source cannot be used")]
+    Source(#[from] SourceError),
+    /// The webhook cannot be used.
+    #[error("the webhook cannot be used")]
+    Webhook(#[from] WebhookError),
+    /// Registry credentials or TLS roots cannot be read.
+    #[error("registries cannot be asked")]
+    Registry(#[from] Fault),
+}
+
+/// A running controller.
+pub struct Controller {
+    shared: Arc<Shared>,
+    loaded: Arc<Loaded>,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Controller {
+    /// Starts everything. Rollouts go on where they were.
+    ///
+    /// # Errors
+    /// Nothing is started then.
+    pub async fn start(setup: &Setup) -> Result<Self, StartError> {
+        let loaded = crate::spec::load(&setup.specs);
+        let report = crate::spec::CheckReport::of(&loaded);
+        if !report.is_ok() {
+            return Err(StartError::Spec(report));
+        }
+        let controller = Self::start_with(setup, loaded, |_| true).await?;
+        documents::keep(controller.shared.world.store(), &controller.loaded).await?;
+        Ok(controller)
+    }
+
+    /// The same with specifications that were loaded already, for the rollouts that `takes_part` names.
+    ///
+    /// # Errors
+    /// Nothing is started then.
+    pub async fn start_with(setup: &Setup, loaded: Loaded, takes_part: impl Fn(&str) -> bool) -> Result<Self, StartError> {
+        let loaded = Arc::new(loaded);
+        let world = open_world(setup, &loaded).await?;
+        // What an earlier controller could not commit goes first.
+        if let Err(error) = world.store().recover().await {
+            tracing::error!(%error, "the store does not take commits yet");
+        }
+        let shared = Arc::new(Shared {
+            world,
+            handle: Handle::new(),
+            loaded: RwLock::new(Arc::clone(&loaded)),
+            neighbours: Neighbours::default(),
+            changed: Notify::new(),
+        });
+        let (stop, stopped) = watch::channel(false);
+        let mut controller = Self { shared, loaded: Arc::clone(&loaded), stop, tasks: JoinSet::new() };
+        for scope in documents::freezes(controller.shared.world.store()).await? {
+            controller.shared.neighbours.freeze(&scope.0, Some(scope.1));
+        }
+        for (key, (metadata, spec)) in loaded.rollouts.iter().filter(|(key, _)| takes_part(key)) {
+            controller.begin(key, metadata, spec, stopped.clone()).await?;
+        }
+        controller.tasks.spawn(watch_surroundings(Arc::clone(&controller.shared), stopped));
+        Ok(controller)
+    }
+
+    async fn begin(
+        &mut self,
+        key: &str,
+        metadata: &Metadata,
+        spec: &GuardedRollout,
+        stopped: watch::Receiver<bool>,
+    ) -> Result<(), StartError> {
+        let policies = Policies::new(Arc::clone(&self.loaded), metadata.clone(), spec);
+        let guard = guard(&self.loaded, self.shared.world.store(), key, &policies, spec);
+        let rollout = Rollout::restore(Arc::clone(&self.shared), guard, policies).await?;
+        let (ordinary_in, ordinary) = mpsc::channel(ORDINARY_MAX);
+        self.tasks.spawn(observe(Arc::clone(&self.shared), key.to_owned(), spec.clone(), ordinary_in, stopped.clone()));
+        self.tasks.spawn(rollout.run(ordinary, stopped));
+        Ok(())
+    }
+
+    /// Reads the specifications again. Rollouts that are new, and changed sources and flag targets, need a new start.
+    ///
+    /// # Errors
+    /// Nothing has changed then: the documents before stay in force.
+    pub async fn reload(&mut self, setup: &Setup) -> Result<(), StartError> {
+        let loaded = crate::spec::load(&setup.specs);
+        let report = crate::spec::CheckReport::of(&loaded);
+        if !report.is_ok() {
+            return Err(StartError::Spec(report));
+        }
+        documents::keep(self.shared.world.store(), &loaded).await?;
+        for key in loaded.rollouts.keys().filter(|key| !self.loaded.rollouts.contains_key(*key)) {
+            tracing::warn!(rollout = key, "it is new: it is guarded from the next start on");
+        }
+        if loaded.sources != self.loaded.sources || loaded.flags != self.loaded.flags {
+            tracing::warn!("sources or flag targets changed: that holds from the next start on");
+        }
+        self.loaded = Arc::new(loaded);
+        *self.shared.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&self.loaded);
+        self.shared.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// What the API holds.
+    pub fn handle(&self) -> Handle {
+        self.shared.handle.clone()
+    }
+
+    /// What every rollout shares.
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// The specifications.
+    pub fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    /// Stops taking part; what is under way is left to the next controller. The host and its children go on.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(Duration::from_secs(5), ended).await.is_err() {
+            self.tasks.abort_all();
+        }
+        if let Err(error) = self.shared.world.store().drain().await {
+            tracing::warn!(%error, "audit entries stay in the outbox until the next start");
+        }
+    }
+}
+
+/// Opens store, sources, registries and notices.
+///
+/// # Errors
+/// The first part that cannot be opened.
+pub(crate) async fn open_world(setup: &Setup, loaded: &Loaded) -> Result<World, StartError> {
+    let store = Store::open(&setup.data_dir.join("store"), &setup.data_dir.join("spool"))?;
+    let clock = Clock::start(&store).await?;
+    let credentials = match &setup.docker_config {
+        Some(path) => Credentials::from_docker_config(path)?,
+        None => Credentials::default(),
+    };
+    let world = World::new(
+        store,
+        clock,
+        HostClient::new(&setup.host_socket, HOST_TIMEOUT),
+        setup.content.clone(),
+        loaded.flags.clone(),
+        Collector::new(credentials, Patience::default())?,
+        Notifier::new(setup.webhook.clone())?,
+    );
+    for (name, spec) in &loaded.sources {
+        world.connect(name, Source::open(name, spec)?);
+    }
+    Ok(world)
+}
+
+/// The guard as the machine needs it.
+pub(crate) fn guard(loaded: &Loaded, store: &Store, key: &str, policies: &Policies, spec: &GuardedRollout) -> Guard {
+    let interval = loaded.sources.get(&spec.source).and_then(interval_of).unwrap_or(HOST_SCRAPE);
+    let objectives = policies.of_guard().objectives_of(spec);
+    Guard { key: key.to_owned(), uid: store.uid(key), spec: GuardedRollout { objectives, ..spec.clone() }, interval }
+}
+
+fn interval_of(source: &GuardSource) -> Option<Span> {
+    source.prometheus.as_ref().map(|prometheus| prometheus.scrape_interval).or(source.scrape.as_ref().map(|scrape| scrape.every))
+}
+
+/// Tells a rollout what its workload looks like, and the host what the workload is.
+async fn observe(shared: Arc<Shared>, key: String, spec: GuardedRollout, ordinary: mpsc::Sender<Input>, mut stop: watch::Receiver<bool>) {
+    let Workload::Process(process) = &spec.workload;
+    let (namespace, name) = key.split_once('/').unwrap_or(("default", &key));
+    let mut last: Option<Observed> = None;
+    let mut defined = false;
+    let mut metrics: Option<SocketAddr> = None;
+    loop {
+        if !defined {
+            let define = Define { generation: 0, process: process.clone(), stable: None };
+            let outcome = shared.world.host().define(namespace, name, &define).await;
+            defined = matches!(outcome, crate::core::input::Outcome::Done { .. } | crate::core::input::Outcome::Superseded(_));
+            if !defined {
+                tracing::warn!(rollout = key, ?outcome, "the host does not know this workload yet");
+            }
+        }
+        match shared.world.host().view(namespace, name).await {
+            Ok(Some(view)) => {
+                if metrics != Some(view.metrics) && spec.source == HOST_SOURCE {
+                    metrics = connect_host(&shared, view.metrics);
+                }
+                if last.as_ref() != Some(&view.observed) {
+                    last = Some(view.observed.clone());
+                    if ordinary.send(Input::Observed(view.observed)).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Ok(None) => defined = false,
+            Err(error) => {
+                tracing::debug!(rollout = key, %error, "the host does not answer");
+                metrics = None;
+            }
+        }
+        let resting = shared.handle.view(&key).is_none_or(|view| view.0.phase.is_resting() && view.0.open.is_empty());
+        let pause = if resting && defined { OBSERVE_RESTING } else { OBSERVE_ACTIVE };
+        let moved = async {
+            if let Some(mut line) = shared.handle.line(&key) {
+                let _ = line.view.changed().await;
+            }
+            tokio::time::sleep(OBSERVE_ACTIVE).await;
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = moved, if resting => {}
+            _ = stop.changed() => return,
+        }
+    }
+}
+
+/// Scrapes the host's counters where it says they are.
+fn connect_host(shared: &Shared, address: SocketAddr) -> Option<SocketAddr> {
+    let scrape = Scrape { urls: vec![format!("http://{address}/metrics")], every: HOST_SCRAPE, auth: None };
+    let spec = GuardSource { prometheus: None, scrape: Some(scrape), allowed_namespaces: Vec::new() };
+    match Source::open(HOST_SOURCE, &spec) {
+        Ok(source) => {
+            shared.world.connect_once(HOST_SOURCE, &address.to_string(), source);
+            Some(address)
+        }
+        Err(error) => {
+            tracing::error!(%error, "the host's counters cannot be scraped");
+            None
+        }
+    }
+}
+
+/// Rings when time may have changed what surrounds the rollouts.
+async fn watch_surroundings(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SURROUNDINGS) => shared.changed.notify_waiters(),
+            _ = stop.changed() => return,
+        }
+    }
+}

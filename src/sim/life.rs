@@ -1,0 +1,634 @@
+//! One life of a workload: controllers, faults and the world, event by event.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::faults::Faults;
+use super::oracle::{Oracle, Violation};
+use super::prng::Random;
+use super::traffic::{EPOCH_MS, Traffic};
+use super::world::World;
+use crate::core::actor::Request;
+use crate::core::input::{Commanded, Deployed, Input, Looked, Observation, Observed, Outcome, Verb};
+use crate::core::machine::{Answer, Machine};
+use crate::core::policy::Policy;
+use crate::core::release::{Release, ReleaseId};
+use crate::core::state::{Guard, PhaseKind, State};
+use crate::core::time::{Mono, Now};
+use crate::core::work::{Action, Commit, Effect, EffectId, Lane};
+use crate::shell::order::{Committed, Order, Step};
+
+/// Steps that one event may cause; more is a loop.
+const STEPS_MAX: usize = 400;
+/// Lines of the transcript that are kept.
+const LINES: usize = 40;
+/// How often a workload is looked at, in milliseconds.
+const OBSERVE_EVERY: u64 = 500;
+
+/// A controller.
+#[derive(Debug)]
+pub struct Replica {
+    /// Its rollout; absent while it is dead.
+    pub order: Option<Order<u32>>,
+    epoch: u64,
+    started: u64,
+    base: u64,
+    drift: f64,
+    wall_offset: i64,
+    wake: Option<(u64, u64)>,
+    wakes: u64,
+    seen: Option<Observed>,
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Wake { replica: usize, serial: u64 },
+    Perform { replica: usize, epoch: u64, effect: Effect, stable: Option<ReleaseId>, answer: Fate },
+    Ended { replica: usize, epoch: u64, id: EffectId, lane: Lane, outcome: Outcome },
+    Look { replica: usize, epoch: u64, effect: Effect },
+    Looked { replica: usize, epoch: u64, looked: Looked },
+    Commit { replica: usize, epoch: u64, commit: Box<Commit> },
+    Committed { replica: usize, epoch: u64, how: Committed },
+    Observe { replica: usize, epoch: u64 },
+    Return { replica: usize },
+    Second,
+}
+
+/// What becomes of an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Answered,
+    Lost,
+    Unknown,
+    Again,
+}
+
+/// A life.
+#[derive(Debug)]
+pub struct Life {
+    /// The world.
+    pub world: World,
+    /// What goes wrong.
+    pub faults: Faults,
+    /// The generator.
+    pub random: Random,
+    /// The controllers.
+    pub replicas: Vec<Replica>,
+    /// What was seen so far.
+    pub oracle: Oracle,
+    /// The last lines of the transcript.
+    pub lines: VecDeque<String>,
+    /// How many lines are kept.
+    pub keep: usize,
+    /// Digest of all lines.
+    pub digest: u64,
+    /// Answers by asker.
+    pub answers: BTreeMap<u32, Answer>,
+    /// The first broken rule.
+    pub violation: Option<Violation>,
+    /// Steps of all controllers so far.
+    pub steps: u64,
+    /// Kill the controller after this step.
+    pub crash_after: Option<u64>,
+    queue: BTreeMap<(u64, u64), Event>,
+    serial: u64,
+    asked: u32,
+}
+
+impl Life {
+    /// A life of `replicas` controllers.
+    pub fn new(seed: u64, guard: Guard, policy: Policy, faults: Faults, replicas: usize) -> Self {
+        let mut life = Self {
+            world: World::new(guard, policy),
+            faults,
+            random: Random::new(seed),
+            replicas: Vec::new(),
+            oracle: Oracle::default(),
+            lines: VecDeque::new(),
+            keep: LINES,
+            digest: 0xcbf2_9ce4_8422_2325,
+            answers: BTreeMap::new(),
+            violation: None,
+            steps: 0,
+            crash_after: None,
+            queue: BTreeMap::new(),
+            serial: 0,
+            asked: 0,
+        };
+        life.world.start = life.faults.start;
+        life.oracle.fighting = replicas > 1;
+        for replica in 0..replicas.max(1) {
+            let drift = (life.random.share() * 2.0 - 1.0) * life.faults.drift;
+            life.replicas.push(Replica {
+                order: None,
+                epoch: 0,
+                started: 0,
+                base: 0,
+                drift,
+                wall_offset: 0,
+                wake: None,
+                wakes: 0,
+                seen: None,
+            });
+            life.start(replica);
+        }
+        life.at(1000, Event::Second);
+        life
+    }
+
+    // ------------------------------------------------------------------------------------------------ what tests say
+
+    /// Somebody deploys; the answer, if a controller gave one at once.
+    pub fn deploy(&mut self, release: &Release, request: Request) -> Option<Answer> {
+        self.tell(Input::Deployed(Deployed { release: release.clone(), request }))
+    }
+
+    /// Somebody commands.
+    pub fn command(&mut self, verb: Verb, request: Request) -> Option<Answer> {
+        self.tell(Input::Commanded(Commanded { verb, request }))
+    }
+
+    /// Somebody deploys, and waits for the answer.
+    pub fn deployed(&mut self, release: &Release, request: Request) -> Option<Answer> {
+        self.ask(Input::Deployed(Deployed { release: release.clone(), request }))
+    }
+
+    /// Somebody commands, and waits for the answer.
+    pub fn commanded(&mut self, verb: Verb, request: Request) -> Option<Answer> {
+        self.ask(Input::Commanded(Commanded { verb, request }))
+    }
+
+    fn ask(&mut self, input: Input) -> Option<Answer> {
+        self.tell(input);
+        let asked = self.asked;
+        self.until(30, |life| life.answers.contains_key(&asked));
+        self.answers.get(&asked).cloned()
+    }
+
+    /// A fact reaches a living controller; the answer to it, if it is one that is answered.
+    pub fn tell(&mut self, input: Input) -> Option<Answer> {
+        let alive: Vec<usize> = (0..self.replicas.len()).filter(|replica| self.replicas[*replica].order.is_some()).collect();
+        if alive.is_empty() {
+            return None;
+        }
+        let replica = if alive.len() == 1 { alive[0] } else { self.random.pick(&alive) };
+        self.asked += 1;
+        let asked = self.asked;
+        self.note(&format!("r{replica} << {}", name(&input)));
+        self.oracle.asked(asked, &input);
+        if let Some(order) = &mut self.replicas[replica].order {
+            order.push(input, Some(asked));
+        }
+        self.drain(replica);
+        self.answers.get(&asked).cloned()
+    }
+
+    /// Lets time pass.
+    pub fn run(&mut self, seconds: u64) {
+        let until = self.world.now + seconds * 1000;
+        self.run_until(until, |_| false);
+    }
+
+    /// Lets time pass until `reached`, at most so long; whether it was reached.
+    pub fn until(&mut self, seconds: u64, reached: impl Fn(&Self) -> bool) -> bool {
+        let until = self.world.now + seconds * 1000;
+        self.run_until(until, &reached) || reached(self)
+    }
+
+    fn run_until(&mut self, until: u64, reached: impl Fn(&Self) -> bool) -> bool {
+        while self.violation.is_none() && !reached(self) {
+            let Some((&(at, serial), _)) = self.queue.first_key_value().filter(|((at, _), _)| *at <= until) else {
+                self.world.now = self.world.now.max(until);
+                return false;
+            };
+            let Some(event) = self.queue.remove(&(at, serial)) else { return false };
+            self.world.now = self.world.now.max(at);
+            self.happen(event);
+        }
+        true
+    }
+
+    /// The committed state.
+    pub fn state(&self) -> State {
+        self.world.state.as_ref().map_or_else(State::new, Clone::clone)
+    }
+
+    /// The phase that the first living controller is in.
+    pub fn phase(&self) -> PhaseKind {
+        self.machine().map_or_else(|| self.state().phase.kind(), |machine| machine.state().phase.kind())
+    }
+
+    /// The machine of the first living controller.
+    pub fn machine(&self) -> Option<&Machine> {
+        self.replicas.iter().find_map(|replica| replica.order.as_ref()).map(Order::machine)
+    }
+
+    /// Kills a controller; it comes back later.
+    pub fn crash(&mut self, replica: usize, away: u64) {
+        self.note(&format!("r{replica} dies"));
+        self.replicas[replica].order = None;
+        self.replicas[replica].epoch += 1;
+        self.at(away, Event::Return { replica });
+    }
+
+    /// Drops the faults, and all controllers but one.
+    pub fn heal(&mut self) {
+        self.note("healed");
+        self.faults = Faults { start: self.faults.start, ..Faults::none() };
+        (self.world.store_back_at, self.world.host_back_at) = (0, 0);
+        (self.world.registry, self.world.webhook) = (true, true);
+        self.world.flag_service = super::world::FlagService::Obeys;
+        self.world.truth.outage = None;
+        self.world.guard.interval = crate::core::time::Span::seconds(1);
+        for replica in 1..self.replicas.len() {
+            self.replicas[replica].order = None;
+            self.replicas[replica].epoch += 1;
+        }
+        self.queue.retain(|_, event| !matches!(event, Event::Return { replica } if *replica > 0));
+        if self.replicas[0].order.is_none() {
+            self.queue.retain(|_, event| !matches!(event, Event::Return { .. }));
+            self.start(0);
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ controllers
+
+    fn start(&mut self, replica: usize) {
+        for (before, commit) in self.world.replay_spool() {
+            let found = self.oracle.committed(before.as_ref(), &commit, &self.world);
+            self.hold(found);
+        }
+        let state = self.state();
+        let machine = Machine::restore(self.world.guard.clone(), self.world.policy.clone(), state.clone());
+        let order = match self.replicas[replica].order.take() {
+            // Alive: it lost the swap, and what it was told is told to the next.
+            Some(mut order) => {
+                order.restart(machine);
+                order
+            }
+            None => Order::new(machine),
+        };
+        let known = self.mono(replica).0;
+        let it = &mut self.replicas[replica];
+        it.epoch += 1;
+        // A controller's clock goes on from the newest that it knows of.
+        it.base = known.max(state.mono.0);
+        it.started = self.world.now;
+        (it.wake, it.seen) = (None, None);
+        it.order = Some(order);
+        let epoch = it.epoch;
+        self.note(&format!("r{replica} starts at revision {}", state.revision));
+        self.at(60, Event::Observe { replica, epoch });
+        self.drain(replica);
+    }
+
+    fn mono(&self, replica: usize) -> Mono {
+        let it = &self.replicas[replica];
+        let elapsed = (self.world.now - it.started) as f64 * (1.0 + it.drift);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a life is short")]
+        Mono(it.base + elapsed as u64)
+    }
+
+    fn clock(&self, replica: usize) -> Now {
+        let wall = EPOCH_MS + i64::try_from(self.world.now).unwrap_or_default() + self.replicas[replica].wall_offset;
+        Now { wall: jiff::Timestamp::from_millisecond(wall).unwrap_or_default(), mono: self.mono(replica) }
+    }
+
+    /// Does everything that does not wait for the world.
+    fn drain(&mut self, replica: usize) {
+        for _ in 0..STEPS_MAX {
+            if self.violation.is_some() {
+                return;
+            }
+            let now = self.clock(replica);
+            let Some(order) = &mut self.replicas[replica].order else { return };
+            let step = order.next(now);
+            self.steps += 1;
+            if self.crash_after.is_some_and(|after| self.steps > after) {
+                self.crash_after = None;
+                self.crash(replica, 50);
+                return;
+            }
+            match step {
+                None => return self.rest(replica),
+                Some(Step::Stale) => {
+                    self.note(&format!("r{replica} lost the swap"));
+                    return self.start(replica);
+                }
+                Some(Step::Start(effect)) => self.begin(replica, effect),
+                Some(Step::Commit(commit)) => self.send_commit(replica, commit),
+                Some(Step::Answer(asker, answer)) => {
+                    self.note(&format!("r{replica} answers {}: {}", answer.accepted, answer.reason));
+                    let machine = self.replicas[replica].order.as_ref().map(Order::machine);
+                    let found = machine.map(|machine| self.oracle.answered(asker, &answer, machine));
+                    self.hold(found.unwrap_or(Ok(())));
+                    self.answers.insert(asker, answer);
+                }
+            }
+        }
+        self.hold(Err(Violation::loops(format!("r{replica} takes more than {STEPS_MAX} steps at once"))));
+    }
+
+    /// Nothing to do: a wake-up is set.
+    fn rest(&mut self, replica: usize) {
+        let now = self.mono(replica);
+        let Some(order) = self.replicas[replica].order.as_ref() else { return };
+        let found = self.oracle.rests(order, self.world.now);
+        let due = order.wake_at().map(|at| {
+            let it = &self.replicas[replica];
+            let ahead = at.0.saturating_sub(now.0) as f64 / (1.0 + it.drift);
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a life is short")]
+            let ahead = libm::ceil(ahead) as u64;
+            self.world.now + ahead.max(1)
+        });
+        self.hold(found);
+        if let Some(due) = due
+            && self.replicas[replica].wake.is_none_or(|(_, at)| at != due)
+        {
+            self.serial += 1;
+            let serial = self.serial;
+            self.replicas[replica].wake = Some((serial, due));
+            self.queue.insert((due, serial), Event::Wake { replica, serial });
+        }
+        if due.is_none() {
+            self.replicas[replica].wake = None;
+        }
+    }
+
+    fn begin(&mut self, replica: usize, effect: Effect) {
+        let epoch = self.replicas[replica].epoch;
+        let wait = self.latency();
+        if let Action::Look(_) = &effect.action {
+            return self.at(wait, Event::Look { replica, epoch, effect });
+        }
+        self.note(&format!("r{replica} starts {} {}", effect.id, describe(&effect)));
+        let found = self.oracle.starts(&effect, &self.world);
+        self.hold(found);
+        let stable = self.replicas[replica].order.as_ref().and_then(|order| order.machine().state().stable.clone());
+        let quiet = matches!(effect.action, Action::Record);
+        let hit = |probability: f64, random: &mut Random| !quiet && random.chance(probability);
+        let (faults, random) = (&self.faults, &mut self.random);
+        let refused = if hit(faults.transient, random) {
+            Some(Outcome::Transient { what: "not now".into(), retry_after: None })
+        } else if hit(faults.denied, random) {
+            Some(Outcome::Denied("no right to".into()))
+        } else if hit(faults.invalid, random) {
+            Some(Outcome::Invalid("not understood".into()))
+        } else if matches!(effect.action, Action::EnsureFlag(_) | Action::EnsureArm { .. }) && hit(faults.lying, random) {
+            Some(Outcome::Done { changed: true, observed: Observation::Nothing })
+        } else {
+            None
+        };
+        if let Some(outcome) = refused {
+            return self.at(wait, Event::Ended { replica, epoch, id: effect.id, lane: effect.lane, outcome });
+        }
+        let answer = match () {
+            () if hit(faults.lost, random) => Fate::Lost,
+            () if hit(faults.unknown, random) => Fate::Unknown,
+            () => Fate::Answered,
+        };
+        let happens = answer == Fate::Answered || random.chance(0.5);
+        let doubled = hit(faults.doubled, random);
+        if doubled {
+            let later = wait + self.latency() + self.latency();
+            self.at(later, Event::Perform { replica, epoch, effect: effect.clone(), stable: stable.clone(), answer: Fate::Again });
+        }
+        if happens {
+            self.at(wait, Event::Perform { replica, epoch, effect, stable, answer });
+        } else if answer == Fate::Unknown {
+            let outcome = Outcome::Unknown("no answer".into());
+            self.at(wait, Event::Ended { replica, epoch, id: effect.id, lane: effect.lane, outcome });
+        }
+    }
+
+    fn send_commit(&mut self, replica: usize, commit: Commit) {
+        let epoch = self.replicas[replica].epoch;
+        if self.random.chance(self.faults.store_down) {
+            self.world.store_back_at = self.world.now + self.random.between(100, 5_000);
+        }
+        let wait = self.random.between(1, 10);
+        self.at(wait, Event::Commit { replica, epoch, commit: Box::new(commit) });
+    }
+
+    // ------------------------------------------------------------------------------------------------ events
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Second => self.second(),
+            Event::Wake { replica, serial } => {
+                if self.replicas[replica].wake.is_some_and(|(wanted, _)| wanted == serial) {
+                    self.replicas[replica].wake = None;
+                    self.replicas[replica].wakes += 1;
+                    if let Some(order) = &mut self.replicas[replica].order {
+                        order.wake();
+                    }
+                    self.drain(replica);
+                }
+            }
+            Event::Perform { replica, epoch, effect, stable, answer } => self.perform(replica, epoch, &effect, stable, answer),
+            Event::Ended { replica, epoch, id, lane, outcome } => {
+                self.note(&format!("r{replica} hears {id} {}", outcome_name(&outcome)));
+                self.give(replica, epoch, |order| order.finished(id, lane, outcome));
+            }
+            Event::Look { replica, epoch, effect } => self.look(replica, epoch, &effect),
+            Event::Looked { replica, epoch, looked } => self.give(replica, epoch, |order| order.push(Input::Looked(looked), None)),
+            Event::Commit { replica, epoch, commit } => self.commit(replica, epoch, &commit),
+            Event::Committed { replica, epoch, how } => self.give(replica, epoch, |order| order.committed(how)),
+            Event::Observe { replica, epoch } => self.observe(replica, epoch),
+            Event::Return { replica } => {
+                if self.replicas[replica].order.is_none() {
+                    self.start(replica);
+                }
+            }
+        }
+    }
+
+    fn give(&mut self, replica: usize, epoch: u64, how: impl FnOnce(&mut Order<u32>)) {
+        let it = &mut self.replicas[replica];
+        if it.epoch == epoch
+            && let Some(order) = &mut it.order
+        {
+            how(order);
+            self.drain(replica);
+        }
+    }
+
+    fn perform(&mut self, replica: usize, epoch: u64, effect: &Effect, stable: Option<ReleaseId>, answer: Fate) {
+        let before = self.oracle.before(&self.world);
+        let outcome = self.world.perform(effect, stable);
+        let found = self.oracle.performed(effect, &outcome, &before, &self.world);
+        self.note(&format!("world {} {}: {}", effect.id, describe(effect), outcome_name(&outcome)));
+        self.hold(found);
+        let host = matches!(effect.action, Action::EnsureArm { .. } | Action::EnsureWeights { .. } | Action::EnsureRelease { .. });
+        if host {
+            for replica in 0..self.replicas.len() {
+                let epoch = self.replicas[replica].epoch;
+                self.at(50, Event::Observe { replica, epoch });
+            }
+        }
+        let (id, lane) = (effect.id, effect.lane);
+        let wait = self.latency();
+        match answer {
+            Fate::Answered => self.at(wait, Event::Ended { replica, epoch, id, lane, outcome }),
+            Fate::Unknown => self.at(wait, Event::Ended { replica, epoch, id, lane, outcome: Outcome::Unknown("no answer".into()) }),
+            Fate::Lost | Fate::Again => {}
+        }
+    }
+
+    fn look(&mut self, replica: usize, epoch: u64, effect: &Effect) {
+        let Action::Look(plan) = &effect.action else { return };
+        let looked = if self.random.chance(self.faults.look_fault) {
+            Traffic::fault(&mut self.random)
+        } else {
+            let stale = if self.random.chance(self.faults.look_stale) { self.random.between(1_000, 30_000) } else { 0 };
+            self.world.traffic.look(plan, self.world.now, stale)
+        };
+        if self.random.chance(self.faults.lost) {
+            return;
+        }
+        let wait = self.latency();
+        self.at(wait, Event::Looked { replica, epoch, looked });
+    }
+
+    fn commit(&mut self, replica: usize, epoch: u64, commit: &Commit) {
+        let before = self.world.state.clone();
+        let how = self.world.commit(commit);
+        self.note(&format!("store r{replica} {} -> {how:?} {}", commit.state.revision, commit.state.phase.kind()));
+        self.oracle.unsure |= how == Committed::Unavailable && self.oracle.fighting;
+        if how == Committed::Unavailable && self.world.spool.iter().all(|kept| kept.state.revision != commit.state.revision) {
+            self.world.spool.push(commit.clone());
+        }
+        if how == Committed::Done {
+            self.world.spool.retain(|kept| kept.state.revision > commit.state.revision);
+            let found = self.oracle.committed(before.as_ref(), commit, &self.world);
+            self.hold(found);
+        }
+        if self.replicas[replica].epoch == epoch && self.random.chance(self.faults.torn_commit) {
+            let away = self.random.between(50, self.faults.away);
+            return self.crash(replica, away);
+        }
+        let wait = if how == Committed::Unavailable { 500 } else { 1 };
+        self.at(wait, Event::Committed { replica, epoch, how });
+    }
+
+    fn observe(&mut self, replica: usize, epoch: u64) {
+        if self.replicas[replica].epoch != epoch || self.replicas[replica].order.is_none() {
+            return;
+        }
+        let observed = self.world.observed();
+        if self.replicas[replica].seen.as_ref() != Some(&observed) && self.world.now >= self.world.host_back_at {
+            self.replicas[replica].seen = Some(observed.clone());
+            self.give(replica, epoch, |order| order.push(Input::Observed(observed), None));
+        }
+    }
+
+    fn second(&mut self) {
+        self.world.second(&mut self.random);
+        self.at(1000, Event::Second);
+        for replica in 0..self.replicas.len() {
+            let epoch = self.replicas[replica].epoch;
+            self.at(1, Event::Observe { replica, epoch });
+            self.at(OBSERVE_EVERY, Event::Observe { replica, epoch });
+            if self.replicas[replica].order.is_some() && self.random.chance(self.faults.crash) {
+                let away = self.random.between(50, self.faults.away);
+                self.crash(replica, away);
+            }
+            if self.random.chance(self.faults.step) {
+                let by = i64::try_from(self.random.between(0, 7_200_000)).unwrap_or_default() - 3_600_000;
+                self.replicas[replica].wall_offset = by;
+            }
+        }
+        let arms: Vec<ReleaseId> = self.world.members.keys().cloned().collect();
+        for id in arms {
+            if self.random.chance(self.faults.member_dies) {
+                let ready_at = self.world.now + self.world.start;
+                self.note(&format!("members of {id} start again"));
+                let members = self.world.members.entry(id).or_default();
+                members.again = members.ready_at <= self.world.now;
+                members.ready_at = ready_at;
+            }
+        }
+        let wakes = std::mem::take(&mut self.steps_of_second());
+        if wakes > 2_000 {
+            self.hold(Err(Violation::loops(format!("{wakes} steps within a second"))));
+        }
+        let found = self.oracle.second(&self.world);
+        self.hold(found);
+    }
+
+    fn steps_of_second(&mut self) -> u64 {
+        let since = self.oracle.steps_before;
+        self.oracle.steps_before = self.steps;
+        self.steps - since
+    }
+
+    // ------------------------------------------------------------------------------------------------ small things
+
+    fn latency(&mut self) -> u64 {
+        self.random.between(1, self.faults.slow.max(1))
+    }
+
+    fn at(&mut self, wait: u64, event: Event) {
+        self.serial += 1;
+        self.queue.insert((self.world.now + wait, self.serial), event);
+    }
+
+    fn hold(&mut self, found: Result<(), Violation>) {
+        if let Err(violation) = found
+            && self.violation.is_none()
+        {
+            self.note(&violation.to_string());
+            self.violation = Some(violation);
+        }
+    }
+
+    /// Writes a line of the transcript.
+    pub fn note(&mut self, line: &str) {
+        let line = format!("{:>9.3} {line}", Duration::from_millis(self.world.now).as_secs_f64());
+        for byte in line.bytes() {
+            self.digest = (self.digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        self.lines.push_back(line);
+        if self.lines.len() > self.keep {
+            self.lines.pop_front();
+        }
+    }
+}
+
+fn describe(effect: &Effect) -> String {
+    match &effect.action {
+        Action::EnsureWeights { weights } => {
+            let shares: Vec<String> = weights.iter().map(|(id, share)| format!("{}={share}", &id.0[..4])).collect();
+            format!("ensureWeights {} {:?}", shares.join(" "), effect.fence)
+        }
+        Action::EnsureArm { release, present } => format!("ensureArm {release} {present}"),
+        Action::EnsureRelease { release } => format!("ensureRelease {release}"),
+        Action::Verify { release, evidence } => format!("verify {release} {evidence:?}"),
+        Action::Notify(notice) => format!("notify {}{}", if notice.page { "page: " } else { "" }, notice.reason),
+        Action::EnsureHold { quarantined } => format!("ensureHold {}", quarantined.len()),
+        other => other.name().to_owned(),
+    }
+}
+
+fn outcome_name(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Done { .. } => "done".into(),
+        Outcome::Transient { what, .. } => format!("transient: {what}"),
+        Outcome::Denied(what) => format!("denied: {what}"),
+        Outcome::Superseded(what) => format!("superseded: {what}"),
+        Outcome::Invalid(what) => format!("invalid: {what}"),
+        Outcome::Unknown(what) => format!("unknown: {what}"),
+    }
+}
+
+fn name(input: &Input) -> String {
+    match input {
+        Input::Deployed(deployed) => format!("{} deploys {}", deployed.request.actor, deployed.release),
+        Input::Commanded(command) => format!("{} says {:?}", command.request.actor, command.verb),
+        Input::Alerted(alert) => format!("alert {} firing: {}", alert.name, alert.firing),
+        Input::ScopeChanged(scope) => format!("{scope:?}"),
+        Input::PolicyChanged(_) => "policy".into(),
+        Input::SpecChanged(_) => "spec".into(),
+        Input::Looked(_) | Input::Observed(_) | Input::Finished { .. } | Input::Woke => "fact".into(),
+    }
+}

@@ -1,0 +1,16 @@
+//! A world in which everything goes wrong, for the same machine, judge and order that run in production.
+//!
+//! A seed draws a configuration ([`faults`]), people and agents who act at bad moments ([`people`]) and controller
+//! replicas that fight over the swap ([`life`]); the host is decided by the host's own code ([`world`]). After every step
+//! [`oracle`] holds what happened against the invariants; at the end the world is healed and everything must come to rest.
+
+pub mod explore;
+pub mod faults;
+pub mod house;
+pub mod life;
+pub mod oracle;
+pub mod people;
+pub mod prng;
+pub mod swarm;
+pub mod traffic;
+pub mod world;

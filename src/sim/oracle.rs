@@ -1,0 +1,393 @@
+//! What should have happened: far simpler than the machine, and blind to how it decides.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::time::Duration;
+
+use super::world::World;
+use crate::core::actor::ActorKind;
+use crate::core::input::{Commanded, Input, Outcome, Parts, Verb};
+use crate::core::invariant::Invariant;
+use crate::core::ledger::Standing;
+use crate::core::machine::{Answer, Machine};
+use crate::core::reason::Reason;
+use crate::core::record::{Decision, Event, Record};
+use crate::core::release::ReleaseId;
+use crate::core::spec::Percent;
+use crate::core::state::{Phase, PhaseKind, StageStep, State};
+use crate::core::work::{Action, Commit, Effect, EffectId, Fence};
+use crate::host::record::WorkloadRecord;
+use crate::shell::order::Order;
+
+/// The same write that changes nothing, within a minute: more is a loop.
+const REPEATS_MAX: usize = 40;
+
+/// A broken rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which; absent where a life got out of hand.
+    pub invariant: Option<Invariant>,
+    /// What was seen.
+    pub what: String,
+}
+
+impl Violation {
+    fn of(invariant: Invariant, what: impl Into<String>) -> Self {
+        Self { invariant: Some(invariant), what: what.into() }
+    }
+
+    /// Something goes on and on.
+    pub fn loops(what: impl Into<String>) -> Self {
+        Self { invariant: None, what: what.into() }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.invariant {
+            Some(invariant) => write!(f, "{invariant} Seen: {}", self.what),
+            None => write!(f, "a life got out of hand: {}", self.what),
+        }
+    }
+}
+
+type Found = Result<(), Violation>;
+
+/// The host before a write.
+#[derive(Debug, Clone)]
+pub struct Before {
+    host: WorkloadRecord,
+    live: Vec<ReleaseId>,
+}
+
+/// What was seen so far.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    asks: BTreeMap<u32, Input>,
+    /// When each stage of each generation was first judged, in true milliseconds, and its bake.
+    judged: BTreeMap<(u64, usize), (u64, Duration)>,
+    repeats: BTreeMap<String, VecDeque<u64>>,
+    /// The revision that committed the breach of each generation.
+    breached: BTreeMap<u64, u64>,
+    /// The newest order about weights that the router has obeyed.
+    weighed: Option<EffectId>,
+    /// People's reverts that were accepted.
+    obeyed: Vec<Commanded>,
+    /// Several controllers fight, and each starts again what it does not know to be done.
+    pub fighting: bool,
+    /// One of several controllers kept a commit where the others do not see it.
+    pub unsure: bool,
+    /// Commits so far.
+    pub commits: u64,
+    /// Effects performed so far, by name.
+    pub performed: BTreeMap<&'static str, u64>,
+    /// Steps at the begin of this second.
+    pub steps_before: u64,
+}
+
+impl Oracle {
+    /// A fact that is answered goes in.
+    pub fn asked(&mut self, asked: u32, input: &Input) {
+        self.asks.insert(asked, input.clone());
+    }
+
+    /// I6 and I14: people's reverts are obeyed on receipt, and agents loosen nothing.
+    ///
+    /// # Errors
+    /// The broken rule.
+    pub fn answered(&mut self, asked: u32, answer: &Answer, machine: &Machine) -> Found {
+        let Some(Input::Commanded(command)) = self.asks.get(&asked) else { return Ok(()) };
+        let person = command.request.actor.is_human();
+        let phase = machine.state().phase.kind();
+        match &command.verb {
+            Verb::Revert { to: None, parts: Parts::All, break_glass: false } if person => {
+                let nowhere = matches!(answer.reason, Reason::NoTarget {} | Reason::NothingToDo { .. });
+                if answer.accepted && !nowhere {
+                    self.obeyed.push(command.clone());
+                } else if !nowhere {
+                    return Err(Violation::of(Invariant::I6, format!("a person's revert got `{}` while {phase}", answer.reason)));
+                }
+            }
+            Verb::Lift { .. } | Verb::Resume | Verb::Promote | Verb::Approve | Verb::Thaw | Verb::Disarm { .. } | Verb::Adopt
+                if !person && answer.accepted && !matches!(answer.reason, Reason::NothingToDo { .. }) =>
+            {
+                return Err(Violation::of(Invariant::I14, format!("{:?} by {} was accepted", command.verb, command.request.actor)));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// I12, and that the guard before the work saw nothing wrong.
+    ///
+    /// # Errors
+    /// The broken rule.
+    pub fn rests(&mut self, order: &Order<u32>, now: u64) -> Found {
+        let machine = order.machine();
+        if let Some(invariant) = machine.halted() {
+            return Err(Violation::of(invariant, "the machine halted itself"));
+        }
+        let phase = machine.state().phase.kind();
+        let wake = order.wake_at();
+        let state = machine.state();
+        if let (Phase::Advancing(advancing), Some(trial)) = (&state.phase, &state.trial)
+            && advancing.step == StageStep::Judging
+            && let Some(stage) = trial.plan.stages.get(advancing.stage)
+        {
+            self.judged.entry((state.generation, advancing.stage)).or_insert((now, stage.bake.0));
+        }
+        if wake.is_none() && (!phase.is_resting() || !machine.state().tasks.is_empty()) {
+            let tasks: Vec<_> = machine.state().tasks.values().map(|task| task.effect.action.name()).collect();
+            return Err(Violation::of(Invariant::I12, format!("{phase} sleeps for ever, with {tasks:?} open")));
+        }
+        Ok(())
+    }
+
+    /// I5: what is not safe was committed before.
+    ///
+    /// # Errors
+    /// The broken rule.
+    pub fn starts(&mut self, effect: &Effect, world: &World) -> Found {
+        let safe = match &effect.action {
+            Action::Look(_) | Action::Verify { .. } | Action::EnsureFlag(_) | Action::Record => true,
+            Action::EnsureWeights { weights } => {
+                matches!(&effect.fence, Fence::Stable(stable) if weights.get(stable) == Some(&Percent::FULL))
+            }
+            Action::EnsureArm { .. } | Action::EnsureRelease { .. } | Action::EnsureHold { .. } | Action::Notify(_) => false,
+        };
+        let promised = world.promised.get(&effect.id).is_some_and(|promised| promised.action == effect.action);
+        if safe || promised {
+            return Ok(());
+        }
+        Err(Violation::of(Invariant::I5, format!("{} {} starts without its commit", effect.action.name(), effect.id)))
+    }
+
+    /// The host as it is before a write.
+    pub fn before(&self, world: &World) -> Before {
+        Before { host: world.host.clone(), live: world.host.arms.keys().filter(|id| world.is_live(id)).cloned().collect() }
+    }
+
+    /// I1, I2, I11 as the world sees them, and no endless repetition.
+    ///
+    /// # Errors
+    /// The broken rule.
+    pub fn performed(&mut self, effect: &Effect, outcome: &Outcome, before: &Before, world: &World) -> Found {
+        *self.performed.entry(effect.action.name()).or_default() += 1;
+        let Outcome::Done { changed, .. } = outcome else { return Ok(()) };
+        self.repeated(effect, *changed, world.now)?;
+        let state = world.state.as_ref();
+        if world.host.weights != before.host.weights {
+            let since = state.and_then(|state| self.breached.get(&state.generation)).copied();
+            // An order given before the breach may come in before the first one after it; never later.
+            let late = since.is_some_and(|since| effect.id.revision >= since || self.weighed.is_some_and(|newest| newest > effect.id));
+            weighed(before, world, state, late)?;
+        }
+        if matches!(effect.action, Action::EnsureWeights { .. }) {
+            self.weighed = self.weighed.max(Some(effect.id));
+        }
+        if let Action::EnsureArm { release, present: false } = &effect.action {
+            let gone = before.host.arms.contains_key(&release.id);
+            if gone && let Some(state) = state.filter(|state| on_trial(state)) {
+                let good = state.ledger.is_known_good(&release.id) && state.stable.as_ref() == Some(&release.id);
+                if good {
+                    return Err(Violation::of(Invariant::I11, format!("the way back to {release} was taken down")));
+                }
+            }
+        }
+        if let Action::EnsureArm { release, present: true } | Action::EnsureRelease { release } = &effect.action {
+            let good = world.evidence.get(&release.template.image.digest).is_some_and(|evidence| evidence.good);
+            let glass = world.log.iter().any(|record| matches!(&record.reason, Some(Reason::BreakGlass { .. }))) || world_glass(world);
+            if !good && !glass {
+                return Err(Violation::of(Invariant::I1, format!("{release} was put in place without proof")));
+            }
+        }
+        Ok(())
+    }
+
+    fn repeated(&mut self, effect: &Effect, changed: bool, now: u64) -> Found {
+        if changed || self.fighting || matches!(effect.action, Action::Verify { .. } | Action::Record) {
+            return Ok(());
+        }
+        let times = self.repeats.entry(format!("{:?}", effect.action)).or_default();
+        times.push_back(now);
+        while times.front().is_some_and(|first| now - first > 60_000) {
+            times.pop_front();
+        }
+        if times.len() > REPEATS_MAX {
+            return Err(Violation::loops(format!("{} again and again, changing nothing", effect.action.name())));
+        }
+        Ok(())
+    }
+
+    /// I4, I9, I13, I14 and I15, from one committed state to the next.
+    ///
+    /// # Errors
+    /// The broken rule.
+    pub fn committed(&mut self, before: Option<&State>, commit: &Commit, world: &World) -> Found {
+        self.commits += 1;
+        let after = &*commit.state;
+        let first = State::new();
+        let before = before.unwrap_or(&first);
+        if after.generation < before.generation {
+            return Err(Violation::of(Invariant::I13, "an older generation was committed"));
+        }
+        if after.trial.as_ref().is_some_and(|trial| trial.breached) {
+            self.breached.entry(after.generation).or_insert(after.revision);
+        }
+        known_good(before, commit, world)?;
+        loosened(before, commit)?;
+        self.baked(before, after, &commit.records, world.now)?;
+        let shared = commit.records.iter().any(|record| {
+            matches!(record.event, Event::Decision { decision: Decision::Revert, .. })
+                && matches!(record.reason, Some(Reason::SharedCause { .. }))
+        });
+        if shared {
+            return Err(Violation::of(Invariant::I15, "a shared cause began a revert"));
+        }
+        if after.phase.kind() == PhaseKind::Stuck && before.phase.kind() != PhaseKind::Stuck {
+            let paged = commit.records.iter().any(
+                |record| matches!(&record.event, Event::Wanted(effect) if matches!(&effect.action, Action::Notify(notice) if notice.page)),
+            );
+            if !paged {
+                return Err(Violation::of(Invariant::I8, "stuck, and nobody was paged"));
+            }
+        }
+        Ok(())
+    }
+
+    /// I9: a stage passes no sooner than its bake, by true time.
+    fn baked(&mut self, before: &State, after: &State, records: &[Record], now: u64) -> Found {
+        let passed = records.iter().any(|record| {
+            let advance = matches!(record.event, Event::Decision { decision: Decision::Advance, .. });
+            advance && record.reason == Some(Reason::Healthy {})
+        });
+        if passed
+            && let Phase::Advancing(was) = &before.phase
+            && before.generation == after.generation
+        {
+            let Some((since, bake)) = self.judged.get(&(before.generation, was.stage)) else { return Ok(()) };
+            let baked = Duration::from_millis(now - since) + Duration::from_secs(2);
+            if baked < *bake {
+                return Err(Violation::of(Invariant::I9, format!("a stage of {bake:?} passed after {baked:?}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// I6: what a person was told is done is on record for ever.
+    ///
+    /// # Errors
+    /// The broken rule.
+    pub fn ended(&self, world: &World) -> Found {
+        let recorded = |command: &Commanded| {
+            world.log.iter().any(|record| matches!(&record.event, Event::Input(input) if **input == Input::Commanded(command.clone())))
+        };
+        match self.obeyed.iter().find(|command| !recorded(command)) {
+            // Spools are one controller's own; of several, the store must be there.
+            Some(command) if !self.unsure => Err(Violation::of(Invariant::I6, format!("{:?} was accepted and forgotten", command.verb))),
+            _ => Ok(()),
+        }
+    }
+
+    /// I11: shares sum to 100.
+    ///
+    /// # Errors
+    /// The broken rule.
+    pub fn second(&mut self, world: &World) -> Found {
+        let sum: f64 = world.host.weights.values().map(|share| share.fraction()).sum();
+        if !world.host.weights.is_empty() && (sum - 1.0).abs() > 1e-9 {
+            return Err(Violation::of(Invariant::I11, format!("shares sum to {sum}")));
+        }
+        Ok(())
+    }
+}
+
+fn on_trial(state: &State) -> bool {
+    let phase = matches!(state.phase.kind(), PhaseKind::Advancing | PhaseKind::Promoting | PhaseKind::Watching);
+    phase && state.candidate().is_some_and(|candidate| !state.ledger.is_known_good(&candidate.id))
+}
+
+fn world_glass(world: &World) -> bool {
+    world.state.as_ref().and_then(|state| state.phase.revert()).is_some_and(|revert| revert.break_glass)
+}
+
+/// I2 and I11: who got more requests than before, and whether it may, and can, serve them.
+fn weighed(before: &Before, world: &World, state: Option<&State>, late: bool) -> Found {
+    for (id, share) in &world.host.weights {
+        if *share <= before.host.weight(id) {
+            continue;
+        }
+        if let Some(state) = state
+            && let Some(trial) = &state.trial
+            && late
+            && trial.breached
+            && trial.candidate.id == *id
+            && state.ledger.is_quarantined(id)
+        {
+            return Err(Violation::of(Invariant::I2, format!("{} got {share} after its breach", state.name(id))));
+        }
+        let others: Vec<_> = before.live.iter().filter(|live| *live != id && before.host.weight(live) > Percent::ZERO).collect();
+        if !world.was_live_lately(id) && !before.live.contains(id) && !others.is_empty() {
+            return Err(Violation::of(Invariant::I11, format!("{id} got {share} without a member that can serve, away from {others:?}")));
+        }
+    }
+    Ok(())
+}
+
+/// I4: a release becomes known good by a pass, or by a person.
+fn known_good(before: &State, commit: &Commit, world: &World) -> Found {
+    for record in commit.state.ledger.records() {
+        let id = &record.release.id;
+        if record.standing != Standing::KnownGood || before.ledger.is_known_good(id) {
+            continue;
+        }
+        let reason = commit.records.iter().find_map(|record| match &record.event {
+            Event::Decision { decision: Decision::KnownGood, .. } => record.reason.clone(),
+            _ => None,
+        });
+        match reason {
+            Some(Reason::Commanded { .. }) => {}
+            Some(Reason::Healthy {}) => {
+                let share = world.truth.own_share(&record.release, 0);
+                let served = world.traffic.served.get(id).copied().unwrap_or_default();
+                if served < 100 || share >= 0.05 {
+                    let what = format!("{} with {:.0}% errors and {served} requests", record.release, share * 100.0);
+                    return Err(Violation::of(Invariant::I4, what));
+                }
+            }
+            other => return Err(Violation::of(Invariant::I4, format!("{} for {other:?}", record.release))),
+        }
+    }
+    Ok(())
+}
+
+/// I14: what is loosened in a commit, a person said in it.
+fn loosened(before: &State, commit: &Commit) -> Found {
+    let after = &*commit.state;
+    let said = |wanted: fn(&Verb) -> bool| {
+        commit.records.iter().any(|record| match &record.event {
+            Event::Input(input) => match &**input {
+                Input::Commanded(command) => command.request.actor.kind == ActorKind::Human && wanted(&command.verb),
+                _ => false,
+            },
+            _ => false,
+        })
+    };
+    let thawed = before.overlays.frozen.is_some() && after.overlays.frozen.is_none();
+    if thawed && !said(|verb| matches!(verb, Verb::Thaw)) {
+        return Err(Violation::of(Invariant::I14, "a freeze ended without a person's thaw"));
+    }
+    let resumed = before.overlays.paused.is_some() && after.overlays.paused.is_none();
+    if resumed && !said(|verb| matches!(verb, Verb::Resume)) {
+        return Err(Violation::of(Invariant::I14, "a pause ended without a person"));
+    }
+    let lifted = before.ledger.quarantined().into_iter().any(|id| !after.ledger.is_quarantined(&id));
+    if lifted && !said(|verb| matches!(verb, Verb::Lift { .. } | Verb::Adopt)) {
+        return Err(Violation::of(Invariant::I14, "a quarantine ended without a person"));
+    }
+    let disarmed = before.overlays.disarmed_until.is_none() && after.overlays.disarmed_until.is_some();
+    if disarmed && !said(|verb| matches!(verb, Verb::Disarm { .. })) {
+        return Err(Violation::of(Invariant::I14, "disarmed without a person"));
+    }
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! Random lives: drawn, lived in two phases, judged.
+
+use std::fmt;
+
+use super::faults::Faults;
+use super::house;
+use super::life::Life;
+use super::oracle::Violation;
+use super::people::{self, IMAGES};
+use super::prng::Random;
+use crate::core::input::Verb;
+use crate::core::release::Digest;
+use crate::core::spec::{OnDeadline, OnNewer, Percent, Strategy};
+use crate::core::state::{Guard, PhaseKind};
+
+/// How long everything may take to come to rest in a world that works, in seconds.
+const REST_WITHIN: u64 = 2_400;
+
+/// How a life went.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// What it was drawn from.
+    pub seed: u64,
+    /// The broken rule, if one was.
+    pub violation: Option<Violation>,
+    /// The last lines of its transcript.
+    pub lines: Vec<String>,
+    /// Digest of the whole transcript.
+    pub digest: u64,
+    /// Commits in it.
+    pub commits: u64,
+    /// The phase at the end.
+    pub phase: PhaseKind,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.lines {
+            writeln!(f, "{line}")?;
+        }
+        match &self.violation {
+            Some(violation) => {
+                writeln!(f, "\nseed {}: {violation}", self.seed)?;
+                write!(f, "again: backstop simulate --self --seed {}", self.seed)
+            }
+            None => write!(f, "seed {}: {} commits, ends {}, transcript {:016x}", self.seed, self.commits, self.phase, self.digest),
+        }
+    }
+}
+
+/// Draws a life from a seed.
+pub fn draw(seed: u64) -> Life {
+    let mut random = Random::new(seed ^ 0x5eed_0f11_fe00);
+    let faults = if random.chance(0.1) { Faults::none() } else { Faults::draw(&mut random) };
+    let replicas = random.pick(&[1, 1, 2, 3]);
+    let mut policy = house::policy();
+    if random.chance(0.2) {
+        policy.approvals = u32::try_from(random.between(1, 2)).unwrap_or(1);
+        policy.approve_within = crate::core::time::Span::seconds(120);
+    }
+    let mut life = Life::new(seed, draw_guard(&mut random), policy, faults, replicas);
+    let truth = &mut life.world.truth;
+    truth.rate = random.pick(&[0, 5, 50, 200, 200]);
+    for image in &IMAGES[1..] {
+        let digest = Digest::of(image.as_bytes());
+        match random.between(0, 7) {
+            0..=2 => drop(truth.bad_images.insert(digest, (random.pick(&[0.05, 0.2, 1.0]), 0))),
+            3 => drop(truth.bad_images.insert(digest, (0.3, random.between(20, 120) * 1000))),
+            4 if random.chance(0.3) => truth.harmful = Some((digest, 0.4)),
+            5 if random.chance(0.5) => drop(life.world.broken.insert(digest)),
+            _ => {}
+        }
+    }
+    if random.chance(0.3) {
+        let from = random.between(10, 150) * 1000;
+        truth.outage = Some((from, from + random.between(2, 90) * 1000, 0.5));
+    }
+    for image in IMAGES {
+        let good = image == "v1" || random.chance(0.9);
+        life.world.evidence.entry(Digest::of(image.as_bytes())).or_default().good = good;
+    }
+    // Tampering is drawn per life, for it does not come and go.
+    for image in IMAGES {
+        let tampered = random.chance(life.faults.tampered);
+        life.world.evidence.entry(Digest::of(image.as_bytes())).or_default().tampered = tampered;
+    }
+    life
+}
+
+fn draw_guard(random: &mut Random) -> Guard {
+    let mut strategy = match random.between(0, 4) {
+        0 => house::blue_green(),
+        1 if random.chance(0.5) => house::observe(),
+        _ => house::canary(),
+    };
+    let (newer, late) = (
+        random.pick(&[OnNewer::Supersede, OnNewer::Supersede, OnNewer::QueueLatest, OnNewer::Refuse]),
+        random.pick(&[None, Some(OnDeadline::Wait), Some(OnDeadline::Retreat), Some(OnDeadline::Revert)]),
+    );
+    match &mut strategy {
+        Strategy::Canary(canary) => (canary.on_newer, canary.on_deadline) = (newer, late),
+        Strategy::BlueGreen(blue_green) => (blue_green.on_newer, blue_green.on_deadline) = (newer, late),
+        Strategy::Observe(_) => {}
+    }
+    let mut guard = house::guard(strategy);
+    if matches!(guard.spec.strategy, Strategy::Canary(_)) && random.chance(0.4) {
+        guard.spec.watch.holdback = Percent::new(10.0);
+    }
+    guard
+}
+
+/// Lives the life of a seed: safety under faults, then liveness in a healed world.
+pub fn live(seed: u64) -> Report {
+    live_with(seed, 40)
+}
+
+/// The same, keeping so many lines of the transcript.
+pub fn live_with(seed: u64, lines: usize) -> Report {
+    let mut life = draw(seed);
+    life.keep = lines;
+    life.deploy(&house::release("v1", 0), house::person("ann"));
+    life.run(3);
+    if life.random.chance(0.8) {
+        life.until(90, |life| matches!(life.phase(), PhaseKind::Watching | PhaseKind::Idle));
+        life.command(Verb::Adopt, house::person("ann"));
+    }
+    let acts = life.random.between(3, 25);
+    for _ in 0..acts {
+        let pause = life.random.between(0, 20);
+        life.run(pause);
+        people::act(&mut life);
+        if life.violation.is_some() {
+            break;
+        }
+    }
+    rest(&mut life);
+    Report {
+        seed,
+        violation: life.violation.clone(),
+        lines: life.lines.iter().cloned().collect(),
+        digest: life.digest,
+        commits: life.oracle.commits,
+        phase: life.phase(),
+    }
+}
+
+/// Heals the world; people let go; everything must come to rest, with nothing left to do and nothing bad in front.
+fn rest(life: &mut Life) {
+    if life.violation.is_some() {
+        return;
+    }
+    life.heal();
+    for verb in [Verb::Resume, Verb::Thaw, Verb::Arm] {
+        life.command(verb, house::person("ann"));
+    }
+    life.tell(crate::core::input::Input::ScopeChanged(crate::core::input::Scope::default()));
+    life.run(2);
+    let quiet = |life: &Life| {
+        let Some(machine) = life.machine().filter(|machine| !machine.is_ahead()) else { return false };
+        let state = machine.state();
+        let unready = matches!(machine.waiting(), Some(crate::core::reason::Reason::NotReady { .. }));
+        let waits = matches!(state.phase.kind(), PhaseKind::Promoting | PhaseKind::Advancing) && unready;
+        let watches = state.phase.kind() == PhaseKind::Watching || waits || waits_for_requests(life);
+        let ended = state.phase.kind().is_resting() && (state.queued.is_none() || state.phase.kind() == PhaseKind::Stuck);
+        (ended || watches) && state.tasks.is_empty()
+    };
+    let rested = life.until(REST_WITHIN, quiet);
+    if life.violation.is_none() && !rested {
+        let state = life.state();
+        let open: Vec<_> = state.tasks.values().map(|task| format!("{} {:?}", task.effect.action.name(), task.trouble)).collect();
+        let waiting = life.machine().and_then(|machine| machine.waiting()).map_or_else(|| "nothing".to_owned(), ToString::to_string);
+        let what = format!("{} did not come to rest within {REST_WITHIN} s; waiting for {waiting}; open: {open:?}", state.phase.kind());
+        life.violation = Some(Violation { invariant: Some(crate::core::invariant::Invariant::I8), what });
+        return;
+    }
+    if life.violation.is_none() {
+        life.violation = bad_in_front(life).and_then(|()| life.oracle.ended(&life.world)).err();
+    }
+}
+
+/// Nothing that was taken out gets requests, if anything known good could serve them.
+fn bad_in_front(life: &Life) -> Result<(), Violation> {
+    let state = life.state();
+    let Some(revert) = state.phase.revert().filter(|revert| revert.parts == crate::core::input::Parts::All) else { return Ok(()) };
+    let Some(under) = &revert.under else { return Ok(()) };
+    let other = state.stable.as_ref().is_some_and(|stable| *stable != under.id && life.world.is_live(stable));
+    if other && life.world.weight(&under.id) > 0.0 {
+        let what = format!("{under} still gets requests while {}", state.phase.kind());
+        return Err(Violation { invariant: Some(crate::core::invariant::Invariant::I8), what });
+    }
+    Ok(())
+}
+
+/// A guard that says to wait waits for ever if there is nothing to see; people were paged.
+fn waits_for_requests(life: &Life) -> bool {
+    let state = life.state();
+    let waits = state.trial.as_ref().is_some_and(|trial| !matches!(trial.plan.on_deadline, Some(OnDeadline::Revert | OnDeadline::Retreat)));
+    state.phase.kind() == PhaseKind::Advancing && (waits || state.stable.is_none()) && life.world.now > 1_500_000
+}

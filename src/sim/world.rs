@@ -1,0 +1,272 @@
+//! What is outside of the controllers: store, host, evidence, flags, people who are told. It takes effects as the real ones
+//! do; the host is decided by the host's own code.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::house;
+use super::prng::Random;
+use super::traffic::{Traffic, Truth};
+use crate::core::input::{ArmHealth, Observation, Observed, Outcome};
+use crate::core::policy::Policy;
+use crate::core::record::Record;
+use crate::core::release::{Digest, Release, ReleaseId};
+use crate::core::spec::{FlagAction, Workload};
+use crate::core::state::{Guard, State};
+use crate::core::work::{Action, Commit, Effect, EffectId, EvidenceFrom, Notice};
+use crate::host::decide;
+use crate::host::record::WorkloadRecord;
+use crate::host::wire::Ensure;
+use crate::shell::order::Committed;
+
+/// The members of one release.
+#[derive(Debug, Clone, Default)]
+pub struct Members {
+    /// When they are ready, in milliseconds.
+    pub ready_at: u64,
+    /// They served before, and start again.
+    pub again: bool,
+    /// What is wrong with them for good.
+    pub failing: Option<String>,
+}
+
+/// The evidence of an image.
+#[derive(Debug, Clone, Default)]
+pub struct Evidence {
+    /// Whether it proves what policy demands.
+    pub good: bool,
+    /// Whether its bytes were stored at an admission.
+    pub stored: bool,
+    /// Whether the stored bytes were changed since.
+    pub tampered: bool,
+}
+
+/// Where the flag service stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlagService {
+    /// It does as told.
+    Obeys,
+    /// It refuses.
+    Denies,
+    /// It does not answer.
+    Down,
+}
+
+/// The outside world.
+#[derive(Debug)]
+pub struct World {
+    /// True time in milliseconds.
+    pub now: u64,
+    /// The guard that is in force.
+    pub guard: Guard,
+    /// The policy that is in force.
+    pub policy: Policy,
+    /// The committed state.
+    pub state: Option<State>,
+    /// The store does not answer before this.
+    pub store_back_at: u64,
+    /// Commits that were kept beside a store that did not answer.
+    pub spool: Vec<Commit>,
+    /// Every committed record.
+    pub log: Vec<Record>,
+    /// Every effect that was ever wanted by a committed state.
+    pub promised: BTreeMap<EffectId, Effect>,
+    /// The host's record of the workload.
+    pub(crate) host: WorkloadRecord,
+    /// The host does not answer before this.
+    pub host_back_at: u64,
+    /// Members by release.
+    pub members: BTreeMap<ReleaseId, Members>,
+    /// Images whose members never get ready.
+    pub broken: BTreeSet<Digest>,
+    /// How long members take to get ready.
+    pub start: u64,
+    /// Evidence by image.
+    pub evidence: BTreeMap<Digest, Evidence>,
+    /// The registry answers.
+    pub registry: bool,
+    /// The flag service.
+    pub flag_service: FlagService,
+    /// Flags by key.
+    pub flags: BTreeMap<String, FlagAction>,
+    /// What people were told.
+    pub told: BTreeMap<EffectId, Notice>,
+    /// Nobody can be told.
+    pub webhook: bool,
+    /// Requests.
+    pub traffic: Traffic,
+    /// How requests end.
+    pub truth: Truth,
+}
+
+impl World {
+    /// A world without releases.
+    pub fn new(guard: Guard, policy: Policy) -> Self {
+        let Workload::Process(process) = guard.spec.workload.clone();
+        Self {
+            now: 0,
+            guard,
+            policy,
+            state: None,
+            store_back_at: 0,
+            spool: Vec::new(),
+            log: Vec::new(),
+            promised: BTreeMap::new(),
+            host: WorkloadRecord::new("shop", "checkout", process),
+            host_back_at: 0,
+            members: BTreeMap::new(),
+            broken: BTreeSet::new(),
+            start: 500,
+            evidence: BTreeMap::new(),
+            registry: true,
+            flag_service: FlagService::Obeys,
+            flags: BTreeMap::new(),
+            told: BTreeMap::new(),
+            webhook: true,
+            traffic: Traffic::default(),
+            truth: Truth { rate: 100, ..Truth::default() },
+        }
+    }
+
+    /// What the host sees of the workload.
+    pub fn observed(&self) -> Observed {
+        let wanted = 2;
+        let arms = self.host.arms.keys().map(|id| {
+            let members = self.members.get(id).cloned().unwrap_or_default();
+            let ready = if members.failing.is_none() && self.now >= members.ready_at { wanted } else { 0 };
+            (id.clone(), ArmHealth { wanted, ready, failing: members.failing })
+        });
+        Observed { arms: arms.collect(), weights: self.host.weights.clone(), current: self.host.current.clone() }
+    }
+
+    /// Whether a member of `id` can serve.
+    pub fn is_live(&self, id: &ReleaseId) -> bool {
+        let members = self.members.get(id).filter(|_| self.host.arms.contains_key(id));
+        members.is_some_and(|members| members.failing.is_none() && self.now >= members.ready_at)
+    }
+
+    /// Whether a member of `id` could serve when a controller may have looked last: within two seconds.
+    pub fn was_live_lately(&self, id: &ReleaseId) -> bool {
+        let again = |members: &Members| members.failing.is_none() && self.now + self.start < members.ready_at + 2_000 && members.again;
+        self.is_live(id) || self.members.get(id).is_some_and(again)
+    }
+
+    /// The share of requests that `id` gets.
+    pub fn weight(&self, id: &ReleaseId) -> f64 {
+        self.host.weight(id).fraction()
+    }
+
+    /// Releases whose members run, each with its share and whether it can serve.
+    pub fn arms(&self) -> Vec<(Release, f64, bool)> {
+        self.host.arms.values().map(|release| (release.clone(), self.weight(&release.id), self.is_live(&release.id))).collect()
+    }
+
+    /// One second of requests and of members' lives.
+    pub fn second(&mut self, random: &mut Random) {
+        let arms = self.arms();
+        self.traffic.second(random, &self.truth, self.now, &arms);
+    }
+
+    /// A controller starts: what was kept beside the store goes in first.
+    pub fn replay_spool(&mut self) -> Vec<(Option<State>, Commit)> {
+        self.store_back_at = 0;
+        let mut replayed = Vec::new();
+        for commit in std::mem::take(&mut self.spool) {
+            let before = self.state.clone();
+            if self.commit(&commit) == Committed::Done {
+                replayed.push((before, commit));
+            }
+        }
+        replayed
+    }
+
+    /// Swaps the committed state.
+    pub fn commit(&mut self, commit: &Commit) -> Committed {
+        if self.now < self.store_back_at {
+            return Committed::Unavailable;
+        }
+        let revision = self.state.as_ref().map_or(0, |state| state.revision);
+        if revision != commit.expected {
+            return Committed::Lost;
+        }
+        for task in commit.state.tasks.values() {
+            self.promised.insert(task.effect.id, task.effect.clone());
+        }
+        self.log.extend(commit.records.iter().cloned());
+        self.state = Some((*commit.state).clone());
+        Committed::Done
+    }
+
+    /// Does what an effect wants, as of the writer's `stable` release.
+    pub fn perform(&mut self, effect: &Effect, stable: Option<ReleaseId>) -> Outcome {
+        let nothing = Outcome::Done { changed: true, observed: Observation::Nothing };
+        let later = |what: &str| Outcome::Transient { what: what.to_owned(), retry_after: None };
+        match &effect.action {
+            Action::Look(_) => Outcome::Invalid("a look is no act".into()),
+            Action::Record => nothing,
+            Action::Notify(_) if !self.webhook => later("nobody can be told"),
+            Action::Notify(notice) => {
+                self.told.insert(effect.id, notice.clone());
+                nothing
+            }
+            Action::EnsureFlag(flag) => match self.flag_service {
+                FlagService::Obeys => {
+                    let changed = self.flags.insert(flag.flag.clone(), flag.clone()).as_ref() != Some(flag);
+                    Outcome::Done { changed, observed: Observation::Nothing }
+                }
+                FlagService::Denies => Outcome::Denied("the token may not write".into()),
+                FlagService::Down => later("the flag service does not answer"),
+            },
+            Action::Verify { release, evidence } => self.verify(release, *evidence),
+            Action::EnsureArm { .. } | Action::EnsureWeights { .. } | Action::EnsureRelease { .. } | Action::EnsureHold { .. } => {
+                if self.now < self.host_back_at {
+                    return Outcome::Transient { what: "the host does not answer".into(), retry_after: None };
+                }
+                self.ensure(effect, stable)
+            }
+        }
+    }
+
+    fn verify(&mut self, release: &Release, from: EvidenceFrom) -> Outcome {
+        let digest = release.template.image.digest.clone();
+        let registry = self.registry;
+        let evidence = self.evidence.entry(digest).or_default();
+        let facts = match from {
+            EvidenceFrom::Origin if !registry => {
+                return Outcome::Transient { what: "the registry does not answer".into(), retry_after: None };
+            }
+            EvidenceFrom::Origin => {
+                evidence.stored |= evidence.good;
+                house::facts(release, evidence.good)
+            }
+            EvidenceFrom::Store => house::facts(release, evidence.stored && !evidence.tampered),
+        };
+        Outcome::Done { changed: false, observed: Observation::Facts(Box::new(facts)) }
+    }
+
+    fn ensure(&mut self, effect: &Effect, stable: Option<ReleaseId>) -> Outcome {
+        let before = self.host.clone();
+        let asked = Ensure::of(effect, stable);
+        let mut after = before.clone();
+        if let Err(outcome) = decide::ensure(&mut after, &asked) {
+            self.host.fences = after.fences;
+            return outcome;
+        }
+        for (id, release) in &after.arms {
+            let broken = self.broken.contains(&release.template.image.digest);
+            let ready_at = self.now + self.start;
+            self.members.entry(id.clone()).or_insert_with(|| Members {
+                again: false,
+                ready_at,
+                failing: broken.then(|| "crash loop".to_owned()),
+            });
+        }
+        let stopped: Vec<ReleaseId> = self.members.keys().filter(|id| !after.arms.contains_key(*id)).cloned().collect();
+        for id in stopped {
+            self.members.remove(&id);
+            self.traffic.stop(&id);
+        }
+        let changed = after.arms != before.arms || after.weights != before.weights || after.current != before.current;
+        self.host = after;
+        Outcome::Done { changed, observed: Observation::Workload(Box::new(self.observed())) }
+    }
+}

@@ -1,0 +1,20 @@
+//! Act: the only I/O. One file per foreign system; each maps it to core values.
+
+pub mod audit;
+pub mod clock;
+mod endpoint;
+pub mod evidence;
+pub mod exposition;
+pub mod flags;
+pub mod host_client;
+pub mod keys;
+pub mod notify;
+pub mod perform;
+pub mod prometheus;
+pub mod publish;
+pub mod registry;
+pub mod scrape;
+mod series;
+pub mod source;
+pub mod store;
+pub mod verify;

@@ -1,0 +1,277 @@
+//! The world of one controller: performs effects, and says how they ended.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use super::clock::Clock;
+use super::evidence::{load_evidence, store_evidence};
+use super::flags;
+use super::host_client::HostClient;
+use super::notify::{Notifier, Subject};
+use super::registry::Collector;
+use super::source::Source;
+use super::store::{LoadError, Store};
+use super::verify::{Keys, verify};
+use crate::core::attest::{Facts, ImageFacts};
+use crate::core::input::{LookFault, Looked, Observation, Outcome};
+use crate::core::policy::Policy;
+use crate::core::release::{Image, Release, ReleaseId};
+use crate::core::spec::{Artifacts, FlagTarget, Workload};
+use crate::core::state::Guard;
+use crate::core::work::{Action, Effect, EvidenceFrom, Lane, LookPlan};
+use crate::host::wire::Ensure;
+
+/// Effects of the revert lane that may be under way at once; no other effect can use these up.
+const REVERT_PERMITS: usize = 256;
+/// Other effects that may be under way at once. Looks have their sources' own limits.
+const FORWARD_PERMITS: usize = 32;
+
+/// How an effect ended.
+#[derive(Debug)]
+pub enum Performed {
+    /// The end of an effect.
+    Ended(Outcome),
+    /// The answer to a look.
+    Looked(Looked),
+}
+
+/// What a rollout's effects are about.
+#[derive(Debug, Clone)]
+pub struct Subjects {
+    /// The guard.
+    pub guard: Guard,
+    /// The policy that applies now.
+    pub policy: Policy,
+    /// The deployment attempt.
+    pub generation: u64,
+    /// The stable release of the committed state.
+    pub stable: Option<ReleaseId>,
+    /// The revert under way, if any.
+    pub revert: Option<String>,
+}
+
+/// Everything that a controller acts on.
+pub struct World {
+    store: Store,
+    clock: Clock,
+    host: HostClient,
+    content: PathBuf,
+    sources: RwLock<BTreeMap<String, (String, Arc<Source>)>>,
+    flag_targets: BTreeMap<String, FlagTarget>,
+    collector: Collector,
+    notifier: Notifier,
+    revert_lane: Semaphore,
+    forward_lane: Semaphore,
+}
+
+impl World {
+    /// Puts the parts together. `content` is the folder from which the host takes artifacts that came from a registry.
+    pub fn new(
+        store: Store,
+        clock: Clock,
+        host: HostClient,
+        content: PathBuf,
+        flag_targets: BTreeMap<String, FlagTarget>,
+        collector: Collector,
+        notifier: Notifier,
+    ) -> Self {
+        Self {
+            store,
+            clock,
+            host,
+            content,
+            sources: RwLock::default(),
+            flag_targets,
+            collector,
+            notifier,
+            revert_lane: Semaphore::new(REVERT_PERMITS),
+            forward_lane: Semaphore::new(FORWARD_PERMITS),
+        }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The host's client.
+    pub fn host(&self) -> &HostClient {
+        &self.host
+    }
+
+    /// Adds a source of metrics.
+    pub fn connect(&self, name: &str, source: Source) {
+        self.connect_once(name, "", source);
+    }
+
+    /// Adds, or replaces, a source of metrics, unless the one under that name is at the same `place` already.
+    pub fn connect_once(&self, name: &str, place: &str, source: Source) {
+        let mut sources = self.sources.write().unwrap_or_else(PoisonError::into_inner);
+        if sources.get(name).is_none_or(|(known, _)| known != place || place.is_empty()) {
+            sources.insert(name.to_owned(), (place.to_owned(), Arc::new(source)));
+        }
+    }
+
+    /// Performs an effect: never fails, never outlives its deadline.
+    pub async fn perform(&self, subjects: &Subjects, effect: &Effect) -> Performed {
+        let left = effect.deadline.since(self.clock.now().mono).max(Duration::from_millis(100));
+        if let Action::Look(plan) = &effect.action {
+            let looked = tokio::time::timeout(left, self.look(plan)).await;
+            let looked = looked.unwrap_or_else(|_| fault(LookFault::Down(format!("{} did not answer within {left:?}", plan.source))));
+            return Performed::Looked(looked);
+        }
+        let lane = match effect.lane {
+            Lane::Revert => &self.revert_lane,
+            Lane::Forward => &self.forward_lane,
+        };
+        let acted = async {
+            let _permit = lane.acquire().await;
+            self.act(subjects, effect).await
+        };
+        let patience = left.min(Duration::from_mins(1));
+        let outcome = tokio::time::timeout(patience, acted).await;
+        Performed::Ended(outcome.unwrap_or_else(|_| Outcome::Unknown(format!("no answer within {patience:?}"))))
+    }
+
+    async fn act(&self, subjects: &Subjects, effect: &Effect) -> Outcome {
+        match &effect.action {
+            Action::Look(_) => Outcome::Invalid("a look is no act".into()),
+            Action::Verify { release, evidence } => self.verify(subjects, release, *evidence).await,
+            Action::EnsureArm { release, present } => {
+                if *present && let Err(outcome) = self.fetch(subjects, release).await {
+                    return outcome;
+                }
+                self.ensure(subjects, effect).await
+            }
+            Action::EnsureWeights { .. } | Action::EnsureRelease { .. } | Action::EnsureHold { .. } => self.ensure(subjects, effect).await,
+            Action::EnsureFlag(action) => match self.flag_targets.get(&action.use_) {
+                Some(target) => flags::ensure(target, action).await,
+                None => Outcome::Invalid(format!("there is no FlagTarget `{}`", action.use_)),
+            },
+            Action::Notify(notice) => {
+                let subject =
+                    Subject { workload: &subjects.guard.key, generation: subjects.generation, revert: subjects.revert.as_deref() };
+                self.notifier.send(&subject, notice, effect.id).await
+            }
+            Action::Record => match self.store.drain().await {
+                Ok(_) => Outcome::Done { changed: true, observed: Observation::Nothing },
+                Err(unavailable) => Outcome::Transient { what: unavailable.to_string(), retry_after: None },
+            },
+        }
+    }
+
+    async fn ensure(&self, subjects: &Subjects, effect: &Effect) -> Outcome {
+        let (namespace, name) = subjects.guard.key.split_once('/').unwrap_or(("default", &subjects.guard.key));
+        self.host.ensure(namespace, name, &Ensure::of(effect, subjects.stable.clone())).await
+    }
+
+    async fn look(&self, plan: &LookPlan) -> Looked {
+        let source = self.sources.read().unwrap_or_else(PoisonError::into_inner).get(&plan.source).map(|(_, source)| Arc::clone(source));
+        match source {
+            Some(source) => source.look(plan).await,
+            None => fault(LookFault::Down(format!("there is no source `{}` yet", plan.source))),
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ attestation
+
+    async fn verify(&self, subjects: &Subjects, release: &Release, from: EvidenceFrom) -> Outcome {
+        let keys = match Keys::new(&subjects.policy.attestation) {
+            Ok(keys) => keys,
+            Err(error) => return Outcome::Invalid(error.to_string()),
+        };
+        let mut facts = Facts::default();
+        if from == EvidenceFrom::Store {
+            facts.ledger_untrusted = self.ledger_untrusted(subjects, release).await;
+        }
+        for image in release.template.images() {
+            let found = match from {
+                EvidenceFrom::Origin => self.evidence_at_origin(subjects, &image, &keys).await,
+                EvidenceFrom::Store => self.evidence_in_store(&image, &keys).await,
+            };
+            facts.images.push(found.unwrap_or_else(|why| ImageFacts::unavailable(image, why)));
+        }
+        Outcome::Done { changed: false, observed: Observation::Facts(Box::new(facts)) }
+    }
+
+    /// Whether the signed ledger record of `release` holds the very template that is about to go back.
+    async fn ledger_untrusted(&self, subjects: &Subjects, release: &Release) -> Option<String> {
+        match self.store.ledger_record(&subjects.guard.key, &release.id).await {
+            Ok(Some(record)) if record.release.template == release.template && record.release.template.release() == release.id => None,
+            Ok(Some(_)) => Some(format!("the ledger has another template for {release}")),
+            Ok(None) => Some(format!("the ledger has no record of {release}")),
+            Err(LoadError::LedgerUntrusted { what, .. }) => Some(what),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    fn artifacts(subjects: &Subjects) -> &Artifacts {
+        let Workload::Process(process) = &subjects.guard.spec.workload;
+        &process.artifacts
+    }
+
+    /// Collects evidence at its origin and keeps the bytes for the day of a revert.
+    async fn evidence_at_origin(&self, subjects: &Subjects, image: &Image, keys: &Keys) -> Result<ImageFacts, String> {
+        let evidence = self.collector.collect(image, Self::artifacts(subjects)).await;
+        let facts = verify(&evidence, keys);
+        if facts.statements.is_empty() {
+            return Ok(facts);
+        }
+        let folder = self.evidence_dir();
+        let stored = tokio::task::spawn_blocking(move || store_evidence(&folder, &evidence)).await;
+        let capsule = stored.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        self.store.index_evidence(&image.digest, &[capsule]).await.map_err(|error| error.to_string())?;
+        Ok(facts)
+    }
+
+    /// Verifies the kept bytes again: the newest capsule that is whole.
+    async fn evidence_in_store(&self, image: &Image, keys: &Keys) -> Result<ImageFacts, String> {
+        let capsules = self.store.evidence_of(&image.digest).await.map_err(|error| error.to_string())?;
+        if capsules.is_empty() {
+            return Err("no evidence was ever kept for this image".into());
+        }
+        let mut trouble = Vec::new();
+        for capsule in capsules {
+            let folder = self.evidence_dir();
+            let name = capsule.clone();
+            let loaded = tokio::task::spawn_blocking(move || load_evidence(&folder, &capsule)).await.map_err(|error| error.to_string())?;
+            match loaded {
+                Ok(evidence) if evidence.image.digest == image.digest => return Ok(verify(&evidence, keys)),
+                Ok(_) => trouble.push(format!("capsule {name} is about another image")),
+                Err(error) => trouble.push(error.to_string()),
+            }
+        }
+        Err(trouble.join("; "))
+    }
+
+    fn evidence_dir(&self) -> PathBuf {
+        self.store.dir().join("evidence")
+    }
+
+    // ------------------------------------------------------------------------------------------------ artifacts
+
+    /// Copies the artifact from a registry to where the host takes it from. What is there is not asked for again, so that
+    /// going back needs no registry.
+    async fn fetch(&self, subjects: &Subjects, release: &Release) -> Result<(), Outcome> {
+        if matches!(Self::artifacts(subjects), Artifacts::Layout { .. }) {
+            return Ok(());
+        }
+        for image in release.template.images() {
+            self.collector.pull(&image, Self::artifacts(subjects), &self.content).await.map_err(Outcome::from)?;
+        }
+        Ok(())
+    }
+}
+
+fn fault(fault: LookFault) -> Looked {
+    Looked { fault: Some(fault), ..Looked::default() }
+}

@@ -1,0 +1,121 @@
+//! Small writes beside commits: notifications to send, documents, the index of evidence.
+
+use rusqlite::params;
+
+use super::writer::Turn;
+use super::{Store, Unavailable};
+use crate::core::release::Digest;
+use crate::core::work::{EffectId, Notice};
+
+/// Notifications that were sent and are remembered, so that a repeat is known as one.
+const REMEMBERED: i64 = 10_000;
+
+/// A notification that is not known to have been sent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pending {
+    /// `WORKLOAD@REVISION.ORDINAL` of the effect that wanted it; send it along, so that a receiver can drop repeats.
+    pub id: String,
+    /// What to say.
+    pub notice: Notice,
+    /// How often it failed.
+    pub attempts: u32,
+    /// What happened the last time.
+    pub failure: Option<String>,
+}
+
+impl Store {
+    /// Puts a notification into the outbox. The same effect again changes nothing.
+    pub async fn notify(&self, key: &str, effect: EffectId, notice: &Notice) -> Result<(), Unavailable> {
+        let id = format!("{key}@{effect}");
+        let bytes = serde_json::to_vec(notice).map_err(|error| Unavailable(format!("notification {id}: {error}")))?;
+        self.0
+            .writer
+            .write(Turn::First, move |connection| {
+                connection.prepare_cached("INSERT OR IGNORE INTO notice(id, notice) VALUES(?1, ?2)")?.execute(params![id, bytes])?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Notifications to send, oldest first, at most `limit`. Each comes again until [`sent`](Self::sent).
+    pub async fn notices(&self, limit: u32) -> Result<Vec<Pending>, Unavailable> {
+        let rows: Vec<(String, Vec<u8>, u32, Option<String>)> = self
+            .read(move |connection| {
+                let mut query =
+                    connection.prepare_cached("SELECT id, notice, attempts, failure FROM notice WHERE sent = 0 ORDER BY seq LIMIT ?1")?;
+                query.query_map([limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?.collect()
+            })
+            .await?;
+        rows.into_iter()
+            .map(|(id, notice, attempts, failure)| {
+                let notice = serde_json::from_slice(&notice).map_err(|error| Unavailable(format!("notification {id}: {error}")))?;
+                Ok(Pending { id, notice, attempts, failure })
+            })
+            .collect()
+    }
+
+    /// The receiver took a notification.
+    pub async fn sent(&self, id: &str) -> Result<(), Unavailable> {
+        let id = id.to_owned();
+        self.0
+            .writer
+            .write(Turn::First, move |connection| {
+                connection.prepare_cached("UPDATE notice SET sent = 1 WHERE id = ?1")?.execute([id])?;
+                connection
+                    .prepare_cached("DELETE FROM notice WHERE sent = 1 AND seq < (SELECT max(seq) FROM notice) - ?1")?
+                    .execute([REMEMBERED])?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// The receiver did not take a notification.
+    pub async fn not_sent(&self, id: &str, failure: &str) -> Result<(), Unavailable> {
+        let (id, failure) = (id.to_owned(), failure.to_owned());
+        self.0
+            .writer
+            .write(Turn::First, move |connection| {
+                let mut update = connection.prepare_cached("UPDATE notice SET attempts = attempts + 1, failure = ?2 WHERE id = ?1")?;
+                update.execute(params![id, failure])?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Puts a document (JSON text) in place of the one of this kind and name.
+    pub async fn put_document(&self, kind: &str, name: &str, json: &str) -> Result<(), Unavailable> {
+        let (kind, name, json) = (kind.to_owned(), name.to_owned(), json.as_bytes().to_vec());
+        self.0
+            .writer
+            .write(Turn::First, move |connection| {
+                let mut put = connection.prepare_cached("INSERT OR REPLACE INTO document(kind, name, json) VALUES(?1, ?2, ?3)")?;
+                put.execute(params![kind, name, json])?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Takes a document away. Says whether there was one.
+    pub async fn delete_document(&self, kind: &str, name: &str) -> Result<bool, Unavailable> {
+        let (kind, name) = (kind.to_owned(), name.to_owned());
+        self.0
+            .writer
+            .write(Turn::First, move |connection| {
+                let gone = connection.execute("DELETE FROM document WHERE kind = ?1 AND name = ?2", params![kind, name])?;
+                Ok(gone > 0)
+            })
+            .await
+    }
+
+    /// Remembers that these pieces of evidence, kept before, are about an image.
+    pub async fn index_evidence(&self, image: &Digest, evidence: &[Digest]) -> Result<(), Unavailable> {
+        let (image, evidence) = (image.to_string(), evidence.iter().map(ToString::to_string).collect::<Vec<_>>());
+        self.0
+            .writer
+            .write(Turn::First, move |connection| {
+                let mut put = connection.prepare_cached("INSERT OR IGNORE INTO evidence(image, digest) VALUES(?1, ?2)")?;
+                evidence.iter().try_for_each(|digest| put.execute([&image, digest]).map(drop))
+            })
+            .await
+    }
+}

@@ -1,0 +1,278 @@
+//! The command line as people and programs see it: texts against golden files, and the real program against a controller.
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
+mod fake;
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Output;
+
+use backstop::api::wire::Standing;
+use backstop::cli::status::{detail, overview, verdict_line};
+use backstop::cli::text::Paint;
+use backstop::cli::{Cli, Ended, ended, plan_text};
+use backstop::core::input::{Observed, Parts};
+use backstop::core::machine::verbs;
+use backstop::core::preview::{RevertPlan, View};
+use backstop::core::reason::{Counts, Reason};
+use backstop::core::state::{Phase, PhaseKind, Revert, State, Target};
+use backstop::core::time::Mono;
+use clap::CommandFactory as _;
+use fake::{Fake, KEY, at, guard, on_trial, release, resting, serving, waiting};
+
+fn golden(name: &str, text: &str) {
+    insta::with_settings!({snapshot_path => "golden", prepend_module_to_snapshot => false, omit_expression => true}, {
+        insta::assert_snapshot!(name, text);
+    });
+}
+
+fn standing(state: &State, observed: &Observed) -> Standing {
+    let guard = guard();
+    let plan = RevertPlan::of(&guard.key, &guard.uid, &guard.spec, state, observed);
+    Standing { view: View::of_state(KEY, state, observed), plan }
+}
+
+/// v43 at 25 %, with what the judge knows.
+fn judged() -> Standing {
+    let (state, observed) = on_trial();
+    let mut at = standing(&state, &observed);
+    at.view.waiting = Some(waiting());
+    let counts = Counts {
+        candidate_bad: 3.0,
+        candidate_total: 420.0,
+        stable_bad: 6.0,
+        stable_total: 1260.0,
+        objective_evidence: -1.25,
+        baseline_evidence: Some(0.4),
+        intervals: 42,
+    };
+    let objective = serde_json::json!({
+        "name": "availability", "counts": counts, "alarm": 6.9, "health": 1.0, "healthy": 3.0, "missing": 180, "onset": null,
+    });
+    at.view.objectives = vec![serde_json::from_value(objective).unwrap()];
+    at
+}
+
+fn reverting(phase: fn(Revert) -> Phase) -> Standing {
+    let (mut state, observed) = on_trial();
+    let counts = Counts { candidate_bad: 30.0, candidate_total: 420.0, stable_total: 1260.0, ..Counts::default() };
+    let revert = Revert {
+        id: "rv-3f9a1c2b4d5e".into(),
+        generation: 4,
+        under: Some(release("v43")),
+        reason: Reason::Breach { objective: "availability".into(), counts },
+        by: None,
+        since: at(300),
+        until: Mono(600_000),
+        parts: Parts::All,
+        only: None,
+        break_glass: false,
+        target: Target::Chosen(release("v41").id),
+        skipped: vec![(release("v42").id, Reason::LedgerUntrusted { what: "its signature is another key's".into() })],
+        traffic_back: Some(Mono(300_012)),
+        flags_safe: Some(Mono(300_030)),
+        release_back: None,
+    };
+    state.phase = phase(revert);
+    standing(&state, &observed)
+}
+
+const PLAIN: fn() -> Paint = || Paint::new(false);
+
+#[test]
+fn every_verb_has_help_with_examples() {
+    let mut all = String::new();
+    let root = Cli::command().term_width(100);
+    let mut commands: Vec<clap::Command> = vec![root.clone()];
+    commands.extend(root.get_subcommands().filter(|command| !command.is_hide_set()).cloned());
+    for mut command in commands {
+        let help = command.clone().term_width(100).render_long_help().to_string();
+        if command.get_name() != "backstop" {
+            assert!(help.contains("Examples:\n  backstop "), "`{}` has no examples", command.get_name());
+        }
+        let _ = writeln!(all, "==== {}\n{help}", command.get_name());
+        command.build();
+    }
+    golden("help", &all);
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn status_says_where_it_stands_and_why() {
+    let judged = judged();
+    assert_eq!(verdict_line(&judged.view), "Advancing 20% · stage 2 of 3 · BS022 `availability` needs 180 more good requests");
+    golden("status-judged", &detail(&judged, PLAIN(), at(400).wall));
+    golden("status-reverting", &detail(&reverting(Phase::Reverting), PLAIN(), at(310).wall));
+    golden("status-resting", &detail(&standing(&resting(), &serving()), PLAIN(), at(400).wall));
+    let views = [judged.view, reverting(Phase::Reverting).view, standing(&resting(), &serving()).view];
+    golden("status-overview", &overview(&views, PLAIN()));
+}
+
+#[test]
+fn what_agents_wrote_does_not_steer_the_terminal() {
+    let text = detail(&judged(), PLAIN(), at(400).wall) + &plan_text(&judged(), Parts::All, None, PLAIN());
+    assert!(text.contains("bump the tax table") && !text.contains('\u{1b}'), "{text:?}");
+}
+
+#[test]
+fn colour_is_only_where_it_is_wanted() {
+    let text = detail(&judged(), Paint::new(true), at(400).wall);
+    let plain = text.replace("\u{1b}[0m", "");
+    assert!(plain.len() < text.len());
+    let aligned = |text: &str| text.lines().filter(|line| line.contains("traffic")).count();
+    assert_eq!(aligned(&text), aligned(&detail(&judged(), PLAIN(), at(400).wall)));
+}
+
+#[test]
+fn the_plan_comes_before_the_revert() {
+    golden("plan-trial", &plan_text(&judged(), Parts::All, None, PLAIN()));
+    golden("plan-idle", &plan_text(&standing(&resting(), &serving()), Parts::All, None, PLAIN()));
+    golden("plan-flags", &plan_text(&judged(), Parts::Flags, None, PLAIN()));
+    golden("plan-attach", &plan_text(&reverting(Phase::Recovering), Parts::All, None, PLAIN()));
+}
+
+#[test]
+fn the_end_of_a_revert_is_told_apart() {
+    let end = |at: &Standing| ended(&at.view, "rv-3f9a1c2b4d5e", 4);
+    assert_eq!(end(&reverting(Phase::Reverting)), None);
+    assert_eq!(end(&reverting(Phase::Recovering)), None);
+    assert_eq!(end(&reverting(Phase::Reverted)), Some(Ended::Recovered));
+    let stuck = |reason: Reason| {
+        let mut at = reverting(Phase::Reverting);
+        at.view.phase = PhaseKind::Stuck;
+        at.view.reason = Some(reason);
+        at
+    };
+    assert_eq!(end(&stuck(Reason::NoTarget {})), Some(Ended::Partly));
+    assert_eq!(end(&stuck(Reason::NotRecovered { what: "no better".into() })), Some(Ended::Stuck));
+    let mut newer = judged();
+    newer.view.generation = 5;
+    assert_eq!(end(&newer), Some(Ended::Superseded));
+}
+
+/// The table of verbs in ARCHITECTURE.md is the one that the machine obeys.
+#[test]
+fn the_table_of_verbs_is_true() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
+    let text = std::fs::read_to_string(file).unwrap();
+    let block = text.split_once("<!-- verbs -->\n").and_then(|(_, rest)| rest.split_once("<!-- /verbs -->")).map(|(block, _)| block);
+    assert_eq!(block.unwrap().trim(), verbs::table().trim(), "put this between the `verbs` markers:\n{}", verbs::table());
+}
+
+// --------------------------------------------------------------------------------------------- the program
+
+async fn backstop(dir: &Path, args: &[&str]) -> Output {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_backstop"));
+    command.args(args).arg("--data-dir").arg(dir).stdin(std::process::Stdio::null()).kill_on_drop(true);
+    for name in ["BACKSTOP_DATA_DIR", "BACKSTOP_SERVER", "BACKSTOP_ACTOR", "NO_COLOR"] {
+        command.env_remove(name);
+    }
+    tokio::time::timeout(std::time::Duration::from_secs(20), command.output()).await.expect("it ends").unwrap()
+}
+
+fn texts(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revert_asks_first_then_tells_how_it_goes() {
+    let fake = Fake::start(resting(), serving(), "human").await;
+    let dir = fake.dir.path();
+    let (code, out, _) = texts(&backstop(dir, &["revert", "checkout", "--dry-run"]).await);
+    assert_eq!(code, 10, "{out}");
+    assert!(out.contains("takes out") && out.contains("v42") && out.contains("v41"), "{out}");
+    let (code, _, err) = texts(&backstop(dir, &["revert", "checkout"]).await);
+    assert_eq!(code, 2);
+    assert!(err.contains("error: nobody can be asked") && err.contains("hint: add `--yes`"), "{err}");
+    let (code, out, err) = texts(&backstop(dir, &["revert", "--yes", "--reason", "INC-42"]).await);
+    assert_eq!(code, 0, "{out}{err}");
+    for says in ["flags are safe", "traffic is back", "the release is restored", "shop/checkout is back, and held"] {
+        assert!(out.contains(says), "{says}: {out}");
+    }
+    // Held: the same command finds nothing to do, in both kinds.
+    assert_eq!(texts(&backstop(dir, &["revert", "checkout", "--dry-run"]).await).0, 0);
+    let (code, out, _) = texts(&backstop(dir, &["revert", "checkout", "--json"]).await);
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &value["ended"], &value["view"]["phase"]), (0, &"recovered".into(), &"Reverted".into()));
+    let (code, out, err) = texts(&backstop(dir, &["lift", "checkout", "--reason", "INC-42 is over"]).await);
+    assert_eq!((code, out.contains("BS090 lift by human uid:")), (0, true), "{out}{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_end_with_5_and_say_why() {
+    let fake = Fake::start(resting(), serving(), "human").await;
+    let dir = fake.dir.path();
+    let deploy = ["deploy", "--env", "FEATURE=on", "--label", "v43", "--actor", "agent:bot@1", "--rationale", "a test"];
+    let (code, out, err) = texts(&backstop(dir, &deploy).await);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("shop/checkout: v43") && out.contains("goes on trial"), "{out}");
+    // The claim lowered the rights: this is no person any more.
+    let (code, out, err) = texts(&backstop(dir, &["resume", "checkout", "--actor", "agent:bot@1", "--json"]).await);
+    assert_eq!(code, 5);
+    assert!(err.starts_with("error: BS056 not allowed: `resume` needs a person"), "{err}");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&out).unwrap()["error"]["code"], "BS056");
+    let (code, _, err) = texts(&backstop(dir, &["freeze", "--all"]).await);
+    assert_eq!(code, 0, "{err}");
+    let image = format!("checkout@sha256:{}", "0".repeat(64));
+    let (code, _, err) = texts(&backstop(dir, &["deploy", "--image", &image]).await);
+    assert_eq!((code, err.as_str()), (5, "error: BS051 a freeze is on\n"));
+    assert_eq!(texts(&backstop(dir, &["thaw", "--all"]).await).0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mistakes_end_with_2_and_a_missing_controller_with_4() {
+    let fake = Fake::start(resting(), serving(), "human").await;
+    let dir = fake.dir.path();
+    for args in [
+        &["status", "cart"][..],
+        &["freeze"],
+        &["disarm", "checkout", "--for", "25h"],
+        &["lift", "checkout"],
+        &["revert", "checkout", "--to", "v99", "--yes"],
+        &["revert", "checkout", "--traffic-only", "--flag-only"],
+        &["revert", "checkout", "--break-glass", "--yes"],
+        &["deploy", "checkout"],
+        &["explain", "BS999"],
+        &["pause", "checkout", "--actor", "robot"],
+    ] {
+        let (code, out, err) = texts(&backstop(dir, args).await);
+        assert_eq!((code, out.as_str()), (2, ""), "{args:?}: {err}");
+        assert!(err.starts_with("error: "), "{args:?}: {err}");
+    }
+    assert_eq!(texts(&backstop(dir, &["ready"]).await).0, 0);
+    let nowhere = tempfile::tempdir().unwrap();
+    let (code, _, err) = texts(&backstop(nowhere.path(), &["pause", "checkout"]).await);
+    assert_eq!(code, 4);
+    assert!(err.starts_with("error: the controller does not answer\ncause: ") && err.contains("\nhint: "), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn json_is_all_there_is_on_standard_output() {
+    let fake = Fake::start(resting(), serving(), "human").await;
+    let dir = fake.dir.path();
+    for args in [
+        &["status", "--json"][..],
+        &["status", "checkout", "--json"],
+        &["ready", "--json"],
+        &["pause", "--json"],
+        &["explain", "BS001", "--json"],
+    ] {
+        let (code, out, err) = texts(&backstop(dir, args).await);
+        assert_eq!((code, err.as_str()), (0, ""), "{args:?}");
+        serde_json::from_str::<serde_json::Value>(&out).unwrap_or_else(|error| panic!("{args:?}: {error}: {out}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_opens_the_loopback_address() {
+    let fake = Fake::start(resting(), serving(), "human").await;
+    let (dir, nowhere) = (fake.dir.path(), tempfile::tempdir().unwrap());
+    let token = dir.join("token");
+    std::fs::write(&token, "alice-token\n").unwrap();
+    let args = ["status", "--server", &fake.url, "--token-file", token.to_str().unwrap()];
+    let (code, out, err) = texts(&backstop(nowhere.path(), &args).await);
+    assert_eq!((code, out.contains("shop/checkout")), (0, true), "{err}");
+    std::fs::write(&token, "guess").unwrap();
+    assert_eq!(texts(&backstop(nowhere.path(), &args).await).0, 5);
+}

@@ -1,0 +1,4 @@
+//! The deciding part of backstop and nothing else.
+
+#[path = "../../../src/core/mod.rs"]
+pub mod core;

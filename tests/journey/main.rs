@@ -1,0 +1,13 @@
+//! The main job end to end: a real host process, real children, real proxy, real evidence, the embedded controller.
+
+#[path = "../bed/mod.rs"]
+mod bed;
+#[path = "../rig/mod.rs"]
+mod rig;
+
+mod deployers;
+mod evidence;
+mod people;
+mod prometheus;
+mod sick;
+mod switching;
