@@ -13,17 +13,13 @@ use super::layout::ArtifactStore;
 use super::metrics::{ArmMetrics, lock};
 use super::supervise::{Place, Slot};
 use super::unpack::unpack;
-use super::upstream::Member;
+use super::upstream::{Member, Seat};
 use super::wire::MemberView;
 use super::{Env, layout_of};
 use crate::core::backoff;
 use crate::core::input::ArmHealth;
 use crate::core::release::Release;
 use crate::core::spec::Process;
-
-/// More than the time between the choice of an arm, of its member, and the count of the request there: all of that
-/// happens without waiting, but a thread may lose the processor in between.
-pub(crate) const CHOOSING: Duration = Duration::from_millis(20);
 
 /// The members of one release.
 #[derive(Debug)]
@@ -187,7 +183,7 @@ impl Arm {
         self.members.write().unwrap_or_else(PoisonError::into_inner).push(member);
     }
 
-    /// Lets `member` have no new requests.
+    /// Lets `member` have no new requests; all that it has hold a [`Seat`] when this returns.
     pub(crate) fn withdraw(&self, member: &Arc<Member>) {
         self.members.write().unwrap_or_else(PoisonError::into_inner).retain(|other| !Arc::ptr_eq(other, member));
     }
@@ -202,18 +198,23 @@ impl Arm {
         !self.members.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// The member for the next request, in turn: a ready one that is not `but`; if there is none, one whose probes fail
-    /// but whose process lives, because a failing probe is a guess and no answer is a certainty.
-    pub(crate) fn next_member(&self, but: Option<&Arc<Member>>) -> Option<Arc<Member>> {
+    /// Whether it was told to end.
+    pub(crate) fn is_leaving(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// A place for the next request, in turn: at a ready member that is not `but`; if there is none, at one whose probes
+    /// fail but whose process lives, because a failing probe is a guess and no answer is a certainty.
+    pub(crate) fn seat(&self, but: Option<&Arc<Member>>) -> Option<Seat> {
         let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
         let others = || members.iter().filter(|member| but.is_none_or(|but| !Arc::ptr_eq(but, member)));
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let ready = others().filter(|member| member.is_ready()).count();
         if ready > 0 {
-            return others().filter(|member| member.is_ready()).nth(turn % ready).cloned();
+            return others().filter(|member| member.is_ready()).nth(turn % ready).map(Seat::at);
         }
         let alive = others().count();
-        if alive > 0 { others().nth(turn % alive).cloned() } else { None }
+        if alive > 0 { others().nth(turn % alive).map(Seat::at) } else { None }
     }
 
     /// The right of a request that begins now.
@@ -238,7 +239,6 @@ impl Arm {
     /// Lets requests under way finish for at most `drain`, then ends every member.
     pub(crate) async fn end(&self, drain: Duration) {
         self.stop.send_replace(true);
-        tokio::time::sleep(CHOOSING).await;
         let epoch = self.new_epoch();
         let slots = {
             let mut crew = lock(&self.crew);

@@ -3,6 +3,9 @@
 //! Bodies are streamed both ways. A request is counted once its answer has ended, for the release that answered it:
 //! with the answer's code, 502 if the child could not be reached or broke off, 503 if no member is ready, 504 if no
 //! answer began in time, 499 if the client went away first. Protocol upgrades are not passed on.
+//!
+//! A request of which not a byte was sent, because its release has no member left or none takes a connection, goes to
+//! another release that takes traffic. The failure is counted where it happened, the client does not feel it.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -18,7 +21,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
 use super::arm::{Arm, Cut};
-use super::upstream::{Connection, Member, SendFault, chain};
+use super::upstream::{Connection, Member, Seat, SendFault, chain};
 use super::workload::Workload;
 use crate::world::clock;
 
@@ -50,16 +53,34 @@ pub(crate) struct BodyFault(String);
 
 /// Answers one request of `client`.
 pub(crate) async fn answer(workload: Arc<Workload>, client: SocketAddr, request: Request<Incoming>) -> Result<Answer, Infallible> {
-    let started = clock::instant();
     let Some(arm) = workload.pick() else {
         workload.dropped.fetch_add(1, Ordering::Relaxed);
         return Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, "no release of this workload takes traffic"));
     };
-    let mut tally = Tally::new(arm.clone(), started);
     let request = match outbound(request, client) {
         Ok(request) => request,
-        Err(why) => return Ok(tally.refuse(StatusCode::BAD_REQUEST, why)),
+        Err(why) => return Ok(Tally::new(arm).refuse(StatusCode::BAD_REQUEST, why)),
     };
+    Ok(match ask(&workload, arm.clone(), request).await {
+        Ok(answer) => answer,
+        Err(Unsent { request, refusal }) => match workload.pick_other(&arm) {
+            Some(other) => ask(&workload, other, *request).await.unwrap_or_else(|unsent| unsent.refusal),
+            None => refusal,
+        },
+    })
+}
+
+/// A request that a release did not take.
+struct Unsent {
+    /// Untouched: it may go elsewhere.
+    request: Box<Request<Incoming>>,
+    /// What to answer if it goes nowhere.
+    refusal: Answer,
+}
+
+/// Lets `arm` answer `request`.
+async fn ask(workload: &Arc<Workload>, arm: Arc<Arm>, request: Request<Incoming>) -> Result<Answer, Unsent> {
+    let mut tally = Tally::new(arm.clone());
     let cut = arm.cut();
     let sent = tokio::select! {
         biased;
@@ -72,38 +93,43 @@ pub(crate) async fn answer(workload: Arc<Workload>, client: SocketAddr, request:
             return Ok(tally.refuse(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time"));
         }
     };
-    Ok(match sent {
-        Ok((response, connection)) => tally.pass(response, connection, cut, workload),
-        Err((code, why)) => {
+    match sent {
+        Ok((response, connection)) => Ok(tally.pass(response, connection, cut, workload.clone())),
+        Err(fault) => {
+            let (code, why, request) = match fault {
+                SendFault::NotSent(request, Some(why)) => (StatusCode::BAD_GATEWAY, why, Some(request)),
+                SendFault::NotSent(request, None) => (StatusCode::SERVICE_UNAVAILABLE, "no member is ready".to_owned(), Some(request)),
+                SendFault::Lost(why) => (StatusCode::BAD_GATEWAY, why, None),
+            };
             tracing::debug!(workload = %workload.key, release = %arm.release.id, why, "no answer from a child");
-            tally.refuse(code, "the service could not be reached")
+            if arm.is_leaving() {
+                // Picked just before its traffic was taken away: that is no failure of the release.
+                tally.counted = true;
+            }
+            let refusal = tally.refuse(code, "the service could not be reached");
+            match request {
+                Some(request) => Err(Unsent { request, refusal }),
+                None => Ok(refusal),
+            }
         }
-    })
+    }
 }
 
 /// Sends to the next member; if that takes no connection, once more to another.
-async fn send(
-    arm: &Arm,
-    mut request: Request<Incoming>,
-    tally: &mut Tally,
-) -> Result<(Response<Incoming>, Connection), (StatusCode, String)> {
+async fn send(arm: &Arm, mut request: Request<Incoming>, tally: &mut Tally) -> Result<(Response<Incoming>, Connection), SendFault> {
     let mut failed: Option<(Arc<Member>, String)> = None;
     for _ in 0..2 {
-        let Some(member) = arm.next_member(failed.as_ref().map(|(member, _)| member)) else { break };
-        tally.at(member.clone());
+        let Some(seat) = arm.seat(failed.as_ref().map(|(member, _)| member)) else { break };
+        let member = tally.seat.insert(seat).member().clone();
         match member.send(request).await {
-            Ok(answer) => return Ok(answer),
             Err(SendFault::NotSent(back, why)) => {
                 request = *back;
-                failed = Some((member, why));
+                failed = Some((member, why.unwrap_or_default()));
             }
-            Err(SendFault::Lost(why)) => return Err((StatusCode::BAD_GATEWAY, why)),
+            answered_or_lost => return answered_or_lost,
         }
     }
-    Err(match failed {
-        Some((_, why)) => (StatusCode::BAD_GATEWAY, why),
-        None => (StatusCode::SERVICE_UNAVAILABLE, "no member is ready".to_owned()),
-    })
+    Err(SendFault::NotSent(Box::new(request), failed.map(|(_, why)| why)))
 }
 
 /// The request as a child gets it.
@@ -162,7 +188,7 @@ fn refusal(code: StatusCode, why: &'static str) -> Answer {
 /// Counts one request, exactly once: when it is told the end, or when it is dropped because the client went away.
 struct Tally {
     arm: Arc<Arm>,
-    member: Option<Arc<Member>>,
+    seat: Option<Seat>,
     started: Instant,
     counted: bool,
 }
@@ -171,16 +197,9 @@ struct Tally {
 const CLIENT_CLOSED: u16 = 499;
 
 impl Tally {
-    fn new(arm: Arc<Arm>, started: Instant) -> Self {
+    fn new(arm: Arc<Arm>) -> Self {
         arm.metrics.inflight.fetch_add(1, Ordering::Relaxed);
-        Self { arm, member: None, started, counted: false }
-    }
-
-    fn at(&mut self, member: Arc<Member>) {
-        member.inflight.fetch_add(1, Ordering::Relaxed);
-        if let Some(before) = self.member.replace(member) {
-            before.inflight.fetch_sub(1, Ordering::Relaxed);
-        }
+        Self { arm, seat: None, started: clock::instant(), counted: false }
     }
 
     fn count(&mut self, code: u16) {
@@ -209,9 +228,6 @@ impl Tally {
 impl Drop for Tally {
     fn drop(&mut self) {
         self.count(CLIENT_CLOSED);
-        if let Some(member) = self.member.take() {
-            member.inflight.fetch_sub(1, Ordering::Relaxed);
-        }
         self.arm.metrics.inflight.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -240,8 +256,8 @@ struct Passage {
 impl Passage {
     fn ended(&mut self) {
         self.tally.count(self.code);
-        if let (Some(connection), Some(member)) = (self.connection.take(), &self.tally.member) {
-            member.keep(connection);
+        if let (Some(connection), Some(seat)) = (self.connection.take(), &self.tally.seat) {
+            seat.member().keep(connection);
         }
     }
 }

@@ -142,7 +142,7 @@ impl Slot {
             port: status.port,
             ready: member.is_some_and(|member| member.is_ready()),
             restarts: status.restarts,
-            inflight: member.map_or(0, |member| member.inflight.load(Ordering::Relaxed)),
+            inflight: member.map_or(0, |member| member.inflight()),
             failing: status.failing.clone(),
             log: self.place.log.display().to_string(),
         }
@@ -291,9 +291,7 @@ impl Keeper {
     async fn drain(&self, member: &Member, child: &mut Child) {
         let drain: Duration = self.place.arm.settings.borrow().drain.into();
         let drained = async {
-            // A request that chose this member a moment ago has yet to be counted.
-            tokio::time::sleep(super::arm::CHOOSING).await;
-            while member.inflight.load(Ordering::Relaxed) > 0 {
+            while member.inflight() > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };

@@ -1,8 +1,8 @@
 //! One child as the proxy sees it: a loopback port, whether it is ready, and connections kept open to it.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
@@ -33,24 +33,51 @@ pub(crate) struct Member {
     port: u16,
     /// Whether its probes succeed.
     pub(crate) ready: AtomicBool,
-    /// Requests under way.
-    pub(crate) inflight: AtomicU64,
+    inflight: AtomicU64,
     idle: Mutex<Vec<(Connection, Instant)>>,
 }
 
 /// Why a request has no answer.
 #[derive(Debug)]
 pub(crate) enum SendFault {
-    /// Not a byte of it was sent: it may go elsewhere.
-    NotSent(Box<Request<Incoming>>, String),
+    /// Not a byte of it was sent: it may go elsewhere. With the reason, if there was a member to send it to.
+    NotSent(Box<Request<Incoming>>, Option<String>),
     /// It may have been worked on.
     Lost(String),
+}
+
+/// A request's place at a member: as long as it is held, a request is under way there.
+#[derive(Debug)]
+pub(crate) struct Seat(Arc<Member>);
+
+impl Seat {
+    /// A place at `member`.
+    pub(crate) fn at(member: &Arc<Member>) -> Self {
+        member.inflight.fetch_add(1, Ordering::Relaxed);
+        Self(member.clone())
+    }
+
+    /// Whose place it is.
+    pub(crate) fn member(&self) -> &Arc<Member> {
+        &self.0
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.inflight.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Member {
     /// The child on `port`, ready.
     pub(crate) fn new(port: u16) -> Self {
         Self { port, ready: AtomicBool::new(true), inflight: AtomicU64::new(0), idle: Mutex::new(Vec::new()) }
+    }
+
+    /// Requests under way.
+    pub(crate) fn inflight(&self) -> u64 {
+        self.inflight.load(Ordering::Relaxed)
     }
 
     /// Where it listens.
@@ -70,7 +97,7 @@ impl Member {
         }
         let mut connection = match connect(self.address()).await {
             Ok(connection) => connection,
-            Err(why) => return Err(SendFault::NotSent(Box::new(request), why)),
+            Err(why) => return Err(SendFault::NotSent(Box::new(request), Some(why))),
         };
         try_send(&mut connection, request).await.map(|response| (response, connection))
     }
@@ -99,7 +126,7 @@ impl Member {
 
 async fn try_send(connection: &mut Connection, request: Request<Incoming>) -> Result<Response<Incoming>, SendFault> {
     connection.try_send_request(request).await.map_err(|mut fault| match fault.take_message() {
-        Some(request) => SendFault::NotSent(Box::new(request), fault.into_error().to_string()),
+        Some(request) => SendFault::NotSent(Box::new(request), Some(fault.into_error().to_string())),
         None => SendFault::Lost(chain(&fault.into_error())),
     })
 }

@@ -134,6 +134,11 @@ impl Workload {
         None
     }
 
+    /// The release that answers a request that `but` did not take: by weight among the others with a ready member.
+    pub(crate) fn pick_other(&self, but: &Arc<Arm>) -> Option<Arc<Arm>> {
+        lock(&self.table).pick(|arm| !Arc::ptr_eq(arm, but) && arm.is_ready()).cloned()
+    }
+
     /// Makes true what `ensure` wants.
     pub(crate) async fn ensure(self: &Arc<Self>, ensure: &Ensure) -> Outcome {
         let decide = |record: &mut WorkloadRecord| decide::ensure(record, ensure);
