@@ -97,6 +97,81 @@ async fn no_request_is_lost_in_two_hundred_switches_under_load() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_is_lost_when_what_was_left_ends_at_once_on_a_busy_machine() {
+    let mut bed = Bed::start().await;
+    let (one, two) = (bed.release(&[]), bed.release(&[("GREETING", "hi")]));
+    bed.deploy(&one).await;
+    let address = bed.address().await;
+    let over = Arc::new(AtomicBool::new(false));
+    // More threads than cores, so that every thread loses the processor between any two steps.
+    let spinners: Vec<_> = (0..6)
+        .map(|_| {
+            let over = over.clone();
+            std::thread::spawn(move || while !over.load(Ordering::Relaxed) {})
+        })
+        .collect();
+    let workers: Vec<_> = (0..4)
+        .map(|_| {
+            let over = over.clone();
+            tokio::spawn(async move {
+                let (mut caller, mut codes) = (Caller::new(address), Vec::new());
+                while !over.load(Ordering::Relaxed) {
+                    codes.push(caller.get("/").await.unwrap().0);
+                }
+                codes
+            })
+        })
+        .collect();
+    for turn in 0..20 {
+        let (from, to) = if turn % 2 == 0 { (&one, &two) } else { (&two, &one) };
+        bed.arm(to).await;
+        bed.done(weights(&[(to, 100.0)])).await;
+        bed.done(Action::EnsureRelease { release: to.clone() }).await;
+        bed.done(Action::EnsureArm { release: from.clone(), present: false }).await;
+        until("it is gone", async || !bed.view().await.observed.arms.contains_key(&from.id)).await;
+    }
+    over.store(true, Ordering::Relaxed);
+    for spinner in spinners {
+        spinner.join().unwrap();
+    }
+    for worker in workers {
+        let codes = worker.await.unwrap();
+        assert!(
+            codes.len() > 20 && codes.iter().all(|code| *code == 200),
+            "{} of {} lost",
+            codes.iter().filter(|code| **code != 200).count(),
+            codes.len()
+        );
+    }
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_do_not_move_to_a_release_that_nobody_of_can_answer() {
+    let mut bed = Bed::start().await;
+    let (stable, candidate) = (bed.release(&[]), bed.release(&[("GREETING", "hi")]));
+    bed.deploy(&stable).await;
+    let mut caller = Caller::new(bed.address().await);
+    // Wanted in one breath, as by somebody who saw members that are gone by now.
+    bed.done(Action::EnsureArm { release: candidate.clone(), present: true }).await;
+    for fence in [Fence::Generation(1), Fence::Stable(candidate.id.clone())] {
+        let early = bed.ensure_as(50, fence, weights(&[(&candidate, 100.0)])).await;
+        match early {
+            Outcome::Transient { what, .. } => assert!(what.contains("no member that can serve yet"), "{what}"),
+            // Whoever is quick enough to be ready may have them.
+            Outcome::Done { .. } => {}
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(caller.get("/").await.unwrap().0, 200);
+    }
+    bed.ready(&candidate).await;
+    let moved = bed.ensure_as(51, Fence::Stable(candidate.id.clone()), weights(&[(&candidate, 100.0)])).await;
+    assert!(matches!(moved, Outcome::Done { .. }), "{moved:?}");
+    assert_eq!(caller.get("/").await.unwrap(), (200, candidate.id.0.clone()));
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_child_costs_at_most_what_it_was_working_on() {
     let mut bed = Bed::start_with(|_, process| process.instances = 2).await;
     let release = bed.release(&[("DELAY_MS", "2")]);

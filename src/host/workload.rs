@@ -22,6 +22,7 @@ use super::wire::{Define, Ensure, View};
 use crate::core::input::{Observation, Observed, Outcome};
 use crate::core::release::ReleaseId;
 use crate::core::spec::{Percent, Process};
+use crate::core::time::Span;
 use crate::core::work::{Action, Fence};
 
 /// Releases whose logs stay although they do not run any more.
@@ -141,10 +142,30 @@ impl Workload {
 
     /// Makes true what `ensure` wants.
     pub(crate) async fn ensure(self: &Arc<Self>, ensure: &Ensure) -> Outcome {
-        let decide = |record: &mut WorkloadRecord| decide::ensure(record, ensure);
+        let decide = |record: &mut WorkloadRecord| {
+            let before = record.weights.clone();
+            decide::ensure(record, ensure)?;
+            self.somebody_serves(&before, &record.weights).inspect_err(|_| record.weights = before)
+        };
         match (&ensure.fence, &ensure.action) {
             (Fence::Stable(_), Action::EnsureWeights { .. }) => self.change_at_once(decide).await,
             _ => self.change(decide).await,
+        }
+    }
+
+    /// Refuses to move requests to a release that nobody of could answer, while others can: whoever asked may have seen
+    /// members that are gone since, or not have seen that they are still starting.
+    fn somebody_serves(&self, before: &BTreeMap<ReleaseId, Percent>, after: &BTreeMap<ReleaseId, Percent>) -> Result<(), Outcome> {
+        let crew = lock(&self.crew);
+        let alive = |id: &ReleaseId| crew.arms.get(id).is_some_and(|arm| arm.is_alive());
+        let share = |shares: &BTreeMap<ReleaseId, Percent>, id| shares.get(id).copied().unwrap_or(Percent::ZERO);
+        let nobody = after.iter().find(|(id, now)| **now > share(before, id) && !alive(id));
+        match nobody {
+            Some((id, _)) if before.iter().any(|(id, share)| *share > Percent::ZERO && alive(id)) => {
+                let what = format!("release {id} has no member that can serve yet: requests stay where they are answered");
+                Err(Outcome::Transient { what, retry_after: Some(Span(Duration::from_millis(50))) })
+            }
+            _ => Ok(()),
         }
     }
 
