@@ -17,6 +17,7 @@ pub mod sequential;
 pub mod signal;
 #[cfg(test)]
 mod simulation;
+mod tape;
 #[cfg(test)]
 mod tests;
 mod threshold;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::config::{Config, Target};
 pub use self::selector::SelectorError;
+pub use self::tape::Tape;
 pub use self::verdict::{Judgement, ObjectiveView};
 
 use self::counters::{Closed, Grid, Unusable};

@@ -3,7 +3,7 @@
 use super::{Answer, Machine};
 use crate::core::actor::ActorKind;
 use crate::core::input::Deployed;
-use crate::core::judge::Judge;
+use crate::core::judge::{Judge, Tape};
 use crate::core::plan::Plan;
 use crate::core::reason::Reason;
 use crate::core::record::Decision;
@@ -143,7 +143,7 @@ impl Machine {
         });
         // Evidence against an unchanged image carries over: touching the template does not shake it off.
         self.judgement = None;
-        self.intervals.clear();
+        self.intervals = Tape::default();
         self.judge = self.judge_config().map(|config| match &carried {
             Some(checkpoint) => Judge::carry(config, checkpoint),
             None => Judge::new(config),

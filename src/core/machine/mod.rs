@@ -22,7 +22,7 @@ use std::time::Duration;
 use super::actor::Request;
 use super::input::{Alerted, Arm, ArmHealth, Input, Looked, Observed, Scope};
 use super::invariant::{self, Invariant};
-use super::judge::{Interval, Judge, Judgement};
+use super::judge::{Judge, Judgement, Tape};
 use super::policy::Policy;
 use super::reason::{Reason, Verdict};
 use super::record::{Decision, Event, Record};
@@ -60,7 +60,7 @@ pub struct Machine {
     // Memory only, rebuilt after a restore.
     judge: Option<Judge>,
     judgement: Option<Judgement>,
-    intervals: Vec<Interval>,
+    intervals: Tape,
     observed: Observed,
     scope: Scope,
     in_flight: BTreeMap<EffectId, tasks::Flight>,
@@ -97,7 +97,7 @@ impl Machine {
             state,
             judge: None,
             judgement: None,
-            intervals: Vec::new(),
+            intervals: Tape::default(),
             observed: Observed::default(),
             scope: Scope::default(),
             in_flight: BTreeMap::new(),
@@ -375,7 +375,7 @@ impl Machine {
 
     /// Writes a decision down, with the intervals seen since the last one.
     fn decide(&mut self, decision: Decision, reason: Reason, result: impl Into<String>) {
-        let intervals = std::mem::take(&mut self.intervals);
+        let intervals = self.intervals.take();
         let record = self.record(Event::Decision { decision, intervals }, Some(reason), None, result.into());
         self.records.push(record);
         self.checkpoint();
@@ -493,7 +493,9 @@ impl Machine {
         let Some(judge) = &mut self.judge else { return };
         let closed = judge.look(looked);
         self.judgement = Some(judge.verdict());
-        self.intervals.extend(closed);
+        for interval in &closed {
+            self.intervals.push(interval);
+        }
         if self.intervals.len() >= INTERVALS_MAX {
             self.decide(
                 Decision::Checkpoint,
