@@ -121,7 +121,9 @@ mod tests {
                 stable: (index % 5 != 0).then_some(count),
             });
         }
-        intervals.iter().for_each(|interval| tape.push(interval));
+        for interval in &intervals {
+            tape.push(interval);
+        }
         assert_eq!(tape.len(), 60);
         assert_eq!(tape.take(), intervals);
         assert!(tape.is_empty() && tape.take().is_empty());
