@@ -138,7 +138,7 @@ impl Arm {
         crew.wanted = instances;
         let Some(root) = crew.root.clone() else { return };
         crew.fault = None;
-        if *self.stop.borrow() {
+        if self.is_leaving() {
             return;
         }
         crew.leaving.retain(|slot| !slot.is_over());
@@ -166,7 +166,7 @@ impl Arm {
         let slots = crew.slots.iter().chain(&crew.leaving).map(Slot::view).collect::<Vec<_>>();
         let ready = slots.iter().filter(|slot| slot.ready).count();
         ArmHealth {
-            wanted: if *self.stop.borrow() { 0 } else { crew.wanted },
+            wanted: if self.is_leaving() { 0 } else { crew.wanted },
             ready: u16::try_from(ready).unwrap_or(u16::MAX),
             failing: crew.fault.clone().or_else(|| slots.into_iter().find_map(|slot| slot.failing)),
         }

@@ -143,9 +143,9 @@ impl Workload {
     /// Makes true what `ensure` wants.
     pub(crate) async fn ensure(self: &Arc<Self>, ensure: &Ensure) -> Outcome {
         let decide = |record: &mut WorkloadRecord| {
-            let before = record.weights.clone();
+            let before = record.clone();
             decide::ensure(record, ensure)?;
-            self.somebody_serves(&before, &record.weights).inspect_err(|_| record.weights = before)
+            self.somebody_serves(&before, record)
         };
         match (&ensure.fence, &ensure.action) {
             (Fence::Stable(_), Action::EnsureWeights { .. }) => self.change_at_once(decide).await,
@@ -155,13 +155,12 @@ impl Workload {
 
     /// Refuses to move requests to a release that nobody of could answer, while others can: whoever asked may have seen
     /// members that are gone since, or not have seen that they are still starting.
-    fn somebody_serves(&self, before: &BTreeMap<ReleaseId, Percent>, after: &BTreeMap<ReleaseId, Percent>) -> Result<(), Outcome> {
+    fn somebody_serves(&self, before: &WorkloadRecord, after: &WorkloadRecord) -> Result<(), Outcome> {
         let crew = lock(&self.crew);
         let alive = |id: &ReleaseId| crew.arms.get(id).is_some_and(|arm| arm.is_alive());
-        let share = |shares: &BTreeMap<ReleaseId, Percent>, id| shares.get(id).copied().unwrap_or(Percent::ZERO);
-        let nobody = after.iter().find(|(id, now)| **now > share(before, id) && !alive(id));
+        let nobody = after.weights.iter().find(|(id, share)| **share > before.weight(id) && !alive(id));
         match nobody {
-            Some((id, _)) if before.iter().any(|(id, share)| *share > Percent::ZERO && alive(id)) => {
+            Some((id, _)) if before.weights.iter().any(|(id, share)| *share > Percent::ZERO && alive(id)) => {
                 let what = format!("release {id} has no member that can serve yet: requests stay where they are answered");
                 Err(Outcome::Transient { what, retry_after: Some(Span(Duration::from_millis(50))) })
             }
