@@ -105,7 +105,7 @@ async fn thirty_that_breach_together_get_their_traffic_back_and_restores_wait() 
     }
     // The newest target of all cannot be proven any more: going back would change something, for each of them.
     let store = house.controller().shared();
-    for capsule in store.world.store().evidence_of(&v1.template.image.digest).await.expect("the index of evidence") {
+    for capsule in store.world.store().evidence_of(&v1.template.image().digest).await.expect("the index of evidence") {
         let path = house.store().join("evidence/sha256").join(&capsule.hex()[..2]).join(capsule.hex());
         fs::remove_file(path).expect("the evidence goes");
     }

@@ -43,7 +43,7 @@ fn yaml_files(folder: &str) -> Vec<PathBuf> {
 fn shipped_specifications_have_no_errors_and_no_warnings() {
     let report = check(&[root().join("rollouts")]);
     assert!(report.is_ok() && report.count(Severity::Warning) == 0, "{}", findings(&report));
-    assert_eq!(report.insights.len(), 3, "a guard per strategy");
+    assert_eq!(report.insights.len(), 6, "a guard per strategy, of processes and on Kubernetes");
     golden(&root().join("tests/golden/rollouts.txt"), &report.insights.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n\n"))
         .unwrap();
 }

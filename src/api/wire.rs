@@ -153,13 +153,16 @@ impl Deploy {
         if self.label.as_ref().is_some_and(|label| label.is_empty() || label.len() > 64 || label.chars().any(char::is_control)) {
             return Err("`label` must be one line of 1 to 64 bytes".into());
         }
-        if self.template.command.first().is_none_or(String::is_empty) {
+        let Some(process) = self.template.as_process() else {
+            return Err("`template.pod` is deployed by Kubernetes, for example with `kubectl apply`, never through this API".into());
+        };
+        if process.command.first().is_none_or(String::is_empty) {
             return Err("`template.command` is empty: expected a program inside the artifact and its arguments".into());
         }
-        if self.template.command.iter().any(|argument| argument.contains('\0')) {
+        if process.command.iter().any(|argument| argument.contains('\0')) {
             return Err("`template.command` contains a NUL character".into());
         }
-        let wrong = self.template.env.iter().find(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0'));
+        let wrong = process.env.iter().find(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0'));
         wrong.map_or(Ok(()), |(name, _)| Err(format!("`template.env`: `{name}` cannot be set in an environment")))
     }
 }

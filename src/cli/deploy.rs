@@ -97,7 +97,7 @@ fn read(file: &PathBuf) -> Result<Template, Error> {
 
 /// The running release's template with what was said.
 fn changed(args: &Args, view: &View) -> Result<Template, Error> {
-    let base = view.stable.as_ref().map(|release| &release.template);
+    let base = view.stable.as_ref().and_then(|release| release.template.as_process());
     let missing = |what: &str, how: &str| {
         Error::usage(format!("no release runs in {} yet from which the {what} could be taken", view.key)).hint(format!("add `{how}`"))
     };
@@ -114,5 +114,5 @@ fn changed(args: &Args, view: &View) -> Result<Template, Error> {
         }
     }
     env.extend(args.env.iter().cloned());
-    Ok(Template { image, command, env })
+    Ok(Template::process(image, command, env))
 }

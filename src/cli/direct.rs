@@ -69,6 +69,7 @@ pub(super) fn setup(paths: &Paths) -> Setup {
 pub(super) fn start_failed(error: &StartError) -> Error {
     match error {
         StartError::Spec(report) => Error::invalid(format!("{error}\n\n{report}")).hint("`backstop check` says the same without starting"),
+        StartError::Elsewhere { .. } => Error::invalid(error.to_string()).hint("leave its document out of what `backstop run` reads"),
         StartError::Store(_) | StartError::State(_) | StartError::Document(_) => {
             Error::unreachable("the store cannot be used").because(error)
         }

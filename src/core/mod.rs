@@ -7,6 +7,7 @@ pub mod attest;
 pub mod backoff;
 pub mod input;
 pub mod invariant;
+pub mod json;
 pub mod judge;
 pub mod ledger;
 pub mod machine;

@@ -296,7 +296,7 @@ mod tests {
 
     fn canary(weight: f64, bake: Span) -> Strategy {
         let steps = vec![Step { weight: Percent::new(weight), bake, deadline: None }];
-        Strategy::Canary(Canary { steps, candidate: Candidate::default(), on_deadline: None, on_newer: OnNewer::default() })
+        Strategy::Canary(Canary { route: None, steps, candidate: Candidate::default(), on_deadline: None, on_newer: OnNewer::default() })
     }
 
     fn floors(floors: Floors) -> GuardPolicy {
@@ -393,6 +393,7 @@ mod tests {
         assert_eq!(fields(canary(5.0, Span::minutes(5))), rest);
         assert_eq!(fields(canary(1.0, Span::minutes(4)))[0], "/spec/strategy/canary/steps/0/bake");
         let blue_green = BlueGreen {
+            route: None,
             candidate: Candidate::default(),
             bake: Span::minutes(1),
             deadline: None,

@@ -186,7 +186,6 @@ impl RevertPlan {
         let under_id = under.as_ref().map(|release| release.id.clone());
         let live = stable
             .filter(|stable| Some(&stable.id) != under_id.as_ref() && observed.arms.get(&stable.id).is_none_or(|health| health.ready > 0));
-        let super::spec::Workload::Process(process) = &spec.workload;
         Self {
             key: key.to_owned(),
             id: super::state::revert_id(uid, state.generation, under_id.as_ref()),
@@ -195,7 +194,7 @@ impl RevertPlan {
             traffic_to: live,
             targets: state.ledger.targets(under_id.as_ref()).into_iter().map(|record| record.release.clone()).collect(),
             flags: state.flags(spec),
-            drain: process.drain,
+            drain: spec.workload.drain(),
             not_undone: vec![
                 "data that the release wrote, and schema migrations".into(),
                 "messages and calls it already sent to other services".into(),

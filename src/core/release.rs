@@ -1,6 +1,9 @@
 //! What is deployed: images by digest, templates, and the release that is their hash.
 
-use std::collections::BTreeMap;
+mod template;
+
+pub use template::{Pod, PodError, Process, Template};
+
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
@@ -119,47 +122,6 @@ impl fmt::Display for Image {
 text_serde!(Digest, "Digest", "^sha256:[0-9a-f]{64}$", "A content digest: `sha256:` and 64 lower-case hex digits.");
 text_serde!(Image, "Image", "^.+@sha256:[0-9a-f]{64}$", "An image by digest: `repository@sha256:…`.");
 
-/// What a deployment of a `process` workload changes: which artifact runs, how, and with which environment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Template {
-    /// The artifact, by digest.
-    pub image: Image,
-    /// Program (a path inside the artifact) and arguments.
-    pub command: Vec<String>,
-    /// Environment of the program. Values are part of the release; secrets do not belong here.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub env: BTreeMap<String, String>,
-}
-
-impl Template {
-    /// The release that this template is.
-    ///
-    /// The hash is over every field as a length-prefixed string, so that no two templates share an encoding.
-    pub fn release(&self) -> ReleaseId {
-        let mut hash = Sha256::new();
-        let mut field = |text: &str| {
-            hash.update((text.len() as u64).to_be_bytes());
-            hash.update(text.as_bytes());
-        };
-        field("process");
-        field(&self.image.to_string());
-        field(&self.command.len().to_string());
-        self.command.iter().for_each(|argument| field(argument));
-        field(&self.env.len().to_string());
-        for (name, value) in &self.env {
-            field(name);
-            field(value);
-        }
-        ReleaseId(hex(&hash.finalize())[..16].to_owned())
-    }
-
-    /// Every image in the template that must be attested.
-    pub fn images(&self) -> Vec<Image> {
-        vec![self.image.clone()]
-    }
-}
-
 /// Names a [`Release`]: the first 16 hex digits of the SHA-256 of its template.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
@@ -172,7 +134,7 @@ impl fmt::Display for ReleaseId {
 }
 
 /// What is on trial or serves: a template under the name that is its hash.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Release {
     /// Hash of the template.
@@ -194,8 +156,8 @@ impl Release {
 impl fmt::Display for Release {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.label {
-            Some(label) => write!(f, "{label} ({})", self.template.image.digest.short()),
-            None => write!(f, "{} ({})", self.id, self.template.image.digest.short()),
+            Some(label) => write!(f, "{label} ({})", self.template.image().digest.short()),
+            None => write!(f, "{} ({})", self.id, self.template.image().digest.short()),
         }
     }
 }

@@ -10,7 +10,7 @@ mod strategy;
 
 pub use quantity::{BadAbove, Percent, Scrapes, SlowerThan};
 pub use source::{Auth, FlagFile, FlagTarget, GuardSource, Prometheus, Scrape};
-pub use strategy::{BlueGreen, Canary, Candidate, Observe, OnDeadline, OnNewer, Step, Strategy};
+pub use strategy::{BlueGreen, Canary, Candidate, Observe, OnDeadline, OnNewer, Route, Step, Strategy};
 
 use std::collections::BTreeMap;
 
@@ -100,6 +100,50 @@ fn ten_minutes() -> Span {
 pub enum Workload {
     /// Processes supervised by `backstop host` behind its weighted proxy.
     Process(Process),
+    /// A Kubernetes Deployment in the rollout's namespace.
+    Deployment(Named),
+    /// A Kubernetes `StatefulSet` in the rollout's namespace; it is observed, never driven.
+    StatefulSet(Named),
+    /// A Kubernetes `DaemonSet` in the rollout's namespace; it is observed, never driven.
+    DaemonSet(Named),
+}
+
+/// An object of Kubernetes in the rollout's namespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Named {
+    /// Its name.
+    pub name: String,
+}
+
+impl Workload {
+    /// The process, if it is one.
+    pub fn process(&self) -> Option<&Process> {
+        match self {
+            Self::Process(process) => Some(process),
+            Self::Deployment(_) | Self::StatefulSet(_) | Self::DaemonSet(_) => None,
+        }
+    }
+
+    /// Kind and name of the Kubernetes object, if it is one.
+    pub fn object(&self) -> Option<(&'static str, &str)> {
+        match self {
+            Self::Process(_) => None,
+            Self::Deployment(Named { name }) => Some(("Deployment", name)),
+            Self::StatefulSet(Named { name }) => Some(("StatefulSet", name)),
+            Self::DaemonSet(Named { name }) => Some(("DaemonSet", name)),
+        }
+    }
+
+    /// Where its artifacts and their evidence are kept. Images of pods come from registries.
+    pub fn artifacts(&self) -> &Artifacts {
+        self.process().map_or(&Artifacts::Registry {}, |process| &process.artifacts)
+    }
+
+    /// How long requests in flight may finish after their release got no more new ones.
+    pub fn drain(&self) -> Span {
+        self.process().map_or_else(thirty_seconds, |process| process.drain)
+    }
 }
 
 /// A service that `backstop host` runs: N children behind one listening address.
@@ -199,15 +243,19 @@ pub struct Arms {
 pub enum ArmsBy {
     /// The router's own counters: for a process workload the host's, label `release`.
     Route,
-    /// A label of the service's own metrics whose value is the release id (children get it as `$BACKSTOP_RELEASE`).
+    /// The label `pod` of the service's own metrics: which pods belong to which arm is known from Kubernetes.
+    Pod,
+    /// A label of the service's own metrics whose value is the release id (children get it as `$BACKSTOP_RELEASE`); on
+    /// Kubernetes, the pods' own `pod-template-hash` or `controller-revision-hash`.
     Label(String),
 }
 
 impl ArmsBy {
-    /// Name of the label whose value is the release id.
+    /// Name of the label that tells the arms apart.
     pub fn label(&self) -> &str {
         match self {
             Self::Route => "release",
+            Self::Pod => "pod",
             Self::Label(name) => name,
         }
     }

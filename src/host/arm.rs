@@ -125,7 +125,7 @@ impl Arm {
     async fn unpack(&self) -> Result<PathBuf, String> {
         let artifacts = self.settings.borrow().artifacts.clone();
         let store = ArtifactStore::new(layout_of(&artifacts, &self.env.data));
-        let digest = self.release.template.image.digest.clone();
+        let digest = self.release.template.image().digest.clone();
         let (env, root) = (self.env.clone(), self.env.data.join("unpacked"));
         let work = tokio::task::spawn_blocking(move || unpack(&store, &digest, &root, &env.limits));
         work.await.map_err(|error| error.to_string())?.map_err(|fault| fault.to_string())

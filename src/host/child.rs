@@ -14,7 +14,7 @@ use tokio::process::Command;
 
 use super::metrics::lock;
 use super::record::ChildRecord;
-use crate::core::release::Template;
+use crate::core::release::Process;
 
 /// Time between looks at a child that cannot be waited for.
 const FOUND_LOOK: Duration = Duration::from_millis(50);
@@ -44,7 +44,7 @@ pub(crate) struct Start<'a> {
     /// Folder of the unpacked artifact; also the working folder.
     pub(crate) root: &'a Path,
     /// Program, arguments, environment.
-    pub(crate) template: &'a Template,
+    pub(crate) template: &'a Process,
     /// The release, for `$BACKSTOP_RELEASE`.
     pub(crate) release: &'a str,
     /// `$PATH`, unless the template sets it.

@@ -88,7 +88,8 @@ fn check_release(release: &Release) -> Result<(), Outcome> {
     if derived != release.id {
         return Err(Outcome::Invalid(format!("release {} is not its template's: that is release {derived}", release.id)));
     }
-    child::inside(&release.template.command).map(|_| ()).map_err(Outcome::Invalid)
+    let Some(process) = release.template.as_process() else { return Err(Outcome::Invalid("the host runs processes, not pods".into())) };
+    child::inside(&process.command).map(|_| ()).map_err(Outcome::Invalid)
 }
 
 fn add(record: &mut WorkloadRecord, release: &Release) -> Result<(), Outcome> {
@@ -156,7 +157,7 @@ mod tests {
     fn release(name: &str) -> Release {
         let image = format!("shop/checkout@sha256:{}", "a".repeat(64)).parse().unwrap();
         let env = [("NAME".to_owned(), name.to_owned())].into();
-        Release::new(Template { image, command: vec!["app".into()], env }, Some(name.into()))
+        Release::new(Template::process(image, vec!["app".into()], env), Some(name.into()))
     }
 
     fn ask(revision: u64, action: Action) -> Ensure {

@@ -210,7 +210,7 @@ impl Host {
             }
         }
         let releases = records.iter().flat_map(|record: &WorkloadRecord| record.arms.values());
-        let in_use = releases.map(|release| release.template.image.digest.hex().to_owned()).collect();
+        let in_use = releases.map(|release| release.template.image().digest.hex().to_owned()).collect();
         prune::keep_newest(&self.env.data.join("unpacked/sha256"), KEPT_ARTIFACTS, &in_use);
         for record in records {
             let children = found.remove(&record.key()).unwrap_or_default();

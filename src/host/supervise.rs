@@ -233,10 +233,11 @@ impl Keeper {
 
     fn spawn(&self) -> Result<Child, String> {
         let env = &self.place.arm.env;
+        let template = self.place.arm.release.template.as_process().ok_or("not the template of a process")?;
         let port = env.ports.take()?;
         let start = Start {
             root: &self.place.root,
-            template: &self.place.arm.release.template,
+            template,
             release: &self.place.arm.release.id.0,
             path: env.path.as_deref(),
             port,

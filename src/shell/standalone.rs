@@ -13,7 +13,7 @@ use super::handle::Handle;
 use super::neighbours::Neighbours;
 use super::rollout::{Policies, Rollout, Shared};
 use crate::core::input::{Input, Observed};
-use crate::core::spec::{GuardSource, GuardedRollout, Metadata, Scrape, Workload};
+use crate::core::spec::{GuardSource, GuardedRollout, Metadata, Process, Scrape, Workload};
 use crate::core::state::Guard;
 use crate::core::time::Span;
 use crate::host::wire::Define;
@@ -64,6 +64,14 @@ pub enum StartError {
     /// The specifications have errors.
     #[error("the specifications have errors")]
     Spec(crate::spec::CheckReport),
+    /// A workload that is not of this machine.
+    #[error("`{guard}` guards a {kind} of Kubernetes: nothing on this machine can roll it out, or back")]
+    Elsewhere {
+        /// The guard.
+        guard: String,
+        /// The kind of its workload.
+        kind: &'static str,
+    },
     /// A kept document cannot be read.
     #[error("the store's documents cannot be read: {0}")]
     Document(String),
@@ -147,9 +155,13 @@ impl Controller {
     ) -> Result<(), StartError> {
         let policies = Policies::new(Arc::clone(&self.loaded), metadata.clone(), spec);
         let guard = guard(&self.loaded, self.shared.world.store(), key, &policies, spec);
+        let Workload::Process(process) = &spec.workload else {
+            let kind = spec.workload.object().map_or("workload", |(kind, _)| kind);
+            return Err(StartError::Elsewhere { guard: key.to_owned(), kind });
+        };
         let rollout = Rollout::restore(Arc::clone(&self.shared), guard, policies).await?;
         let (ordinary_in, ordinary) = mpsc::channel(ORDINARY_MAX);
-        self.tasks.spawn(observe(Arc::clone(&self.shared), key.to_owned(), spec.clone(), ordinary_in, stopped.clone()));
+        self.tasks.spawn(observe(Arc::clone(&self.shared), key.to_owned(), spec.source.clone(), process.clone(), ordinary_in, stopped.clone()));
         self.tasks.spawn(rollout.run(ordinary, stopped));
         Ok(())
     }
@@ -243,8 +255,14 @@ fn interval_of(source: &GuardSource) -> Option<Span> {
 }
 
 /// Tells a rollout what its workload looks like, and the host what the workload is.
-async fn observe(shared: Arc<Shared>, key: String, spec: GuardedRollout, ordinary: mpsc::Sender<Input>, mut stop: watch::Receiver<bool>) {
-    let Workload::Process(process) = &spec.workload;
+async fn observe(
+    shared: Arc<Shared>,
+    key: String,
+    source: String,
+    process: Process,
+    ordinary: mpsc::Sender<Input>,
+    mut stop: watch::Receiver<bool>,
+) {
     let (namespace, name) = key.split_once('/').unwrap_or(("default", &key));
     let mut last: Option<Observed> = None;
     let mut defined = false;
@@ -260,7 +278,7 @@ async fn observe(shared: Arc<Shared>, key: String, spec: GuardedRollout, ordinar
         }
         match shared.world.host().view(namespace, name).await {
             Ok(Some(view)) => {
-                if metrics != Some(view.metrics) && spec.source == HOST_SOURCE {
+                if metrics != Some(view.metrics) && source == HOST_SOURCE {
                     metrics = connect_host(&shared, view.metrics);
                 }
                 if last.as_ref() != Some(&view.observed) {

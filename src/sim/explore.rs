@@ -12,7 +12,7 @@ use crate::core::invariant::Invariant;
 use crate::core::machine::Machine;
 use crate::core::reason::{Counts, Reason, Verdict};
 use crate::core::release::Digest;
-use crate::core::spec::{Percent, Strategy, Workload};
+use crate::core::spec::{Percent, Strategy};
 use crate::core::state::{Guard, Phase, PhaseKind, State};
 use crate::core::time::{Mono, Now, Span};
 use crate::core::work::{Action, Effect, Work};
@@ -120,7 +120,7 @@ enum Crash {
 }
 
 fn root(guard: Guard) -> Node {
-    let Workload::Process(process) = guard.spec.workload.clone();
+    let process = house::process(&guard.spec.workload);
     let (state, policy) = (State::new(), house::policy());
     let machine = Machine::restore(guard, policy, state.clone());
     let host = WorkloadRecord::new("shop", "checkout", process);

@@ -18,6 +18,7 @@ pub const BUDGET: f64 = 0.01;
 pub fn canary() -> Strategy {
     let step = |weight: f64| Step { weight: Percent::new(weight), bake: Span::seconds(8), deadline: Some(Span::seconds(120)) };
     Strategy::Canary(Canary {
+        route: None,
         candidate: Candidate { warm_up: Span::seconds(2) },
         steps: vec![step(20.0), step(50.0)],
         on_deadline: None,
@@ -28,6 +29,7 @@ pub fn canary() -> Strategy {
 /// An instant switch.
 pub fn blue_green() -> Strategy {
     Strategy::BlueGreen(BlueGreen {
+        route: None,
         candidate: Candidate { warm_up: Span::seconds(2) },
         bake: Span::seconds(8),
         deadline: Some(Span::seconds(120)),
@@ -41,19 +43,27 @@ pub fn observe() -> Strategy {
     Strategy::Observe(Observe {})
 }
 
-/// A guard with one objective and one flag.
-pub fn guard(strategy: Strategy) -> Guard {
-    let process = Process {
+/// The process that the simulated host runs; a plain one stands in for every other kind of workload.
+pub(super) fn process(workload: &Workload) -> Process {
+    workload.process().cloned().unwrap_or_else(plain)
+}
+
+fn plain() -> Process {
+    Process {
         listen: "127.0.0.1:0".into(),
         artifacts: Artifacts::Registry {},
         instances: 2,
         health: HealthCheck::default(),
         drain: Span::seconds(1),
-    };
+    }
+}
+
+/// A guard with one objective and one flag.
+pub fn guard(strategy: Strategy) -> Guard {
     let ratio = Some(Ratio { bad: "bad".into(), total: "all".into() });
     let flag = FlagAction { use_: "flags".into(), flag: "new".into(), to: FlagState::Variant("off".into()) };
     let spec = GuardedRollout {
-        workload: Workload::Process(process),
+        workload: Workload::Process(plain()),
         arms: Arms { by: ArmsBy::Route, sticky: false },
         source: "host".into(),
         objectives: vec![Objective { name: "availability".into(), good: Percent::new(99.0), ratio, histogram: None, strict: false }],
@@ -82,7 +92,7 @@ pub fn release(image: &str, touch: u32) -> Release {
     let image_of = Image { repository: "shop/checkout".into(), digest: Digest::of(image.as_bytes()) };
     let env = [("TOUCH".to_owned(), touch.to_string())].into();
     let label = if touch == 0 { image.to_owned() } else { format!("{image}.{touch}") };
-    Release::new(Template { image: image_of, command: vec!["app".into()], env }, Some(label))
+    Release::new(Template::process(image_of, vec!["app".into()], env), Some(label))
 }
 
 /// What good, or no, evidence proves of a release.

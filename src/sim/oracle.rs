@@ -195,7 +195,7 @@ impl Oracle {
             }
         }
         if let Action::EnsureArm { release, present: true } | Action::EnsureRelease { release } = &effect.action {
-            let good = world.evidence.get(&release.template.image.digest).is_some_and(|evidence| evidence.good);
+            let good = world.evidence.get(&release.template.image().digest).is_some_and(|evidence| evidence.good);
             let glass = world.log.iter().any(|record| matches!(&record.reason, Some(Reason::BreakGlass { .. }))) || world_glass(world);
             if !good && !glass {
                 return Err(Violation::of(Invariant::I1, format!("{release} was put in place without proof")));

@@ -39,7 +39,7 @@ pub struct Traffic {
 impl Truth {
     /// The share of requests that `release` fails at `now`, alone.
     pub fn own_share(&self, release: &Release, now: u64) -> f64 {
-        match self.bad_images.get(&release.template.image.digest) {
+        match self.bad_images.get(&release.template.image().digest) {
             Some((share, since)) if now >= *since => *share,
             _ => 0.0005,
         }
@@ -47,7 +47,7 @@ impl Truth {
 
     /// Whether `release` is better not run.
     pub fn is_bad(&self, release: &Release) -> bool {
-        let digest = &release.template.image.digest;
+        let digest = &release.template.image().digest;
         self.bad_images.contains_key(digest) || self.harmful.as_ref().is_some_and(|(harmful, _)| harmful == digest)
     }
 }
@@ -56,7 +56,7 @@ impl Traffic {
     /// One second of requests: shares and liveness of each release.
     pub fn second(&mut self, random: &mut Random, truth: &Truth, now: u64, arms: &[(Release, f64, bool)]) {
         let outage = truth.outage.filter(|(from, until, _)| (*from..*until).contains(&now)).map_or(0.0, |(_, _, share)| share);
-        let harmful = |release: &Release| truth.harmful.as_ref().is_some_and(|(image, _)| *image == release.template.image.digest);
+        let harmful = |release: &Release| truth.harmful.as_ref().is_some_and(|(image, _)| *image == release.template.image().digest);
         let harm = arms.iter().any(|(release, weight, live)| *weight > 0.0 && *live && harmful(release));
         let harm = if harm { truth.harmful.as_ref().map_or(0.0, |(_, share)| *share) } else { 0.0 };
         for (release, weight, live) in arms {

@@ -10,7 +10,7 @@ use crate::core::input::{ArmHealth, Observation, Observed, Outcome};
 use crate::core::policy::Policy;
 use crate::core::record::Record;
 use crate::core::release::{Digest, Release, ReleaseId};
-use crate::core::spec::{FlagAction, Workload};
+use crate::core::spec::FlagAction;
 use crate::core::state::{Guard, State};
 use crate::core::work::{Action, Commit, Effect, EffectId, EvidenceFrom, Notice};
 use crate::host::decide;
@@ -101,7 +101,7 @@ pub struct World {
 impl World {
     /// A world without releases.
     pub fn new(guard: Guard, policy: Policy) -> Self {
-        let Workload::Process(process) = guard.spec.workload.clone();
+        let process = house::process(&guard.spec.workload);
         Self {
             now: 0,
             guard,
@@ -227,7 +227,7 @@ impl World {
     }
 
     fn verify(&mut self, release: &Release, from: EvidenceFrom) -> Outcome {
-        let digest = release.template.image.digest.clone();
+        let digest = release.template.image().digest.clone();
         let registry = self.registry;
         let evidence = self.evidence.entry(digest).or_default();
         let facts = match from {
@@ -252,7 +252,7 @@ impl World {
             return outcome;
         }
         for (id, release) in &after.arms {
-            let broken = self.broken.contains(&release.template.image.digest);
+            let broken = self.broken.contains(&release.template.image().digest);
             let ready_at = self.now + self.start;
             self.members.entry(id.clone()).or_insert_with(|| Members {
                 again: false,

@@ -113,6 +113,8 @@ codes! {
     TWICE = "LN028";
     /// A policy that matches no guard.
     UNUSED = "LN029";
+    /// A strategy, a route, arms or a source that this kind of workload cannot have.
+    UNFIT = "LN030";
 }
 
 #[cfg(test)]

@@ -18,8 +18,9 @@ const MAX_KEY: u64 = 64 * 1024;
 pub(super) fn resolve(source: &Source, node: &Node, spec: &mut Spec, base: &Path, findings: &mut Vec<Finding>) {
     match spec {
         Spec::Rollout(rollout) => {
-            let Workload::Process(process) = &mut rollout.workload;
-            if let Artifacts::Layout { path } = &mut process.artifacts {
+            if let Workload::Process(process) = &mut rollout.workload
+                && let Artifacts::Layout { path } = &mut process.artifacts
+            {
                 absolute(base, path);
             }
         }

@@ -20,7 +20,7 @@ use crate::core::attest::{Facts, ImageFacts};
 use crate::core::input::{LookFault, Looked, Observation, Outcome};
 use crate::core::policy::Policy;
 use crate::core::release::{Image, Release, ReleaseId};
-use crate::core::spec::{Artifacts, FlagTarget, Workload};
+use crate::core::spec::{Artifacts, FlagTarget};
 use crate::core::state::Guard;
 use crate::core::work::{Action, Effect, EvidenceFrom, Lane, LookPlan};
 use crate::host::wire::Ensure;
@@ -215,8 +215,7 @@ impl World {
     }
 
     fn artifacts(subjects: &Subjects) -> &Artifacts {
-        let Workload::Process(process) = &subjects.guard.spec.workload;
-        &process.artifacts
+        subjects.guard.spec.workload.artifacts()
     }
 
     /// Collects evidence at its origin and keeps the bytes for the day of a revert.

@@ -91,7 +91,7 @@ pub(crate) fn person() -> Request {
 /// A release of the guard's image that differs from others in its environment.
 pub(crate) fn release(name: &str) -> Release {
     let image = Image { repository: "bench.invalid/checkout".into(), digest: Digest::of(name.as_bytes()) };
-    Release::new(Template { image, command: vec!["serve".into()], env: BTreeMap::new() }, Some(name.to_owned()))
+    Release::new(Template::process(image, vec!["serve".into()], BTreeMap::new()), Some(name.to_owned()))
 }
 
 /// A world that says yes at once.

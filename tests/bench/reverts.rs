@@ -166,7 +166,7 @@ impl Bed {
         let options = Options { sign: true, ..Options::default() };
         let publisher = Publisher::new(self.dir.join("layout"), &self.key);
         let image = publisher.publish("bench.invalid/checkout", &files, &options).expect("an artifact");
-        Release::new(Template { image, command: vec!["bin/service".into()], env: BTreeMap::new() }, Some(label.to_owned()))
+        Release::new(Template::process(image, vec!["bin/service".into()], BTreeMap::new()), Some(label.to_owned()))
     }
 
     async fn ask(&self, input: Input) {

@@ -61,11 +61,8 @@ pub fn guard() -> Guard {
 
 pub fn release(label: &str) -> Release {
     let digest = Digest::of(label.as_bytes());
-    let template = Template {
-        image: Image { repository: "registry.example/shop/checkout".into(), digest },
-        command: vec!["bin/checkout".into()],
-        env: BTreeMap::new(),
-    };
+    let image = Image { repository: "registry.example/shop/checkout".into(), digest };
+    let template = Template::process(image, vec!["bin/checkout".into()], BTreeMap::new());
     Release::new(template, Some(label.into()))
 }
 

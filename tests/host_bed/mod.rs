@@ -126,7 +126,7 @@ impl Bed {
     pub(crate) fn release(&self, env: &[(&str, &str)]) -> Release {
         let image = format!("shop/checkout@{}", self.image).parse().unwrap();
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Release::new(Template { image, command: vec!["bin/service".into()], env }, None)
+        Release::new(Template::process(image, vec!["bin/service".into()], env), None)
     }
 
     /// An effect with the next revision, fenced on generation 1.

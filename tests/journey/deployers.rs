@@ -23,7 +23,7 @@ async fn touching_the_release_shakes_nothing_off() {
         tokio::time::sleep(Duration::from_secs(4)).await;
         touches += 1;
         let touch = touches.to_string();
-        let again = house.run_with(bad.template.image.clone(), "bad", &[("ERROR_RATIO", "0.1"), ("TOUCH", &touch)]);
+        let again = house.run_with(bad.template.image().clone(), "bad", &[("ERROR_RATIO", "0.1"), ("TOUCH", &touch)]);
         let answer = house.deploy_to(SERVICE, &again, agent(&format!("touch {touch}"))).await;
         if !answer.accepted {
             break answer;
@@ -35,7 +35,7 @@ async fn touching_the_release_shakes_nothing_off() {
     assert_eq!(view.stable.as_ref(), Some(&v1));
     eprintln!("a deployer that touches its release every 4 s was stopped after {touches} touches, {:?}", begin.elapsed());
     // Nor does it later: the same, touched again, and the very same.
-    let once_more = house.run_with(bad.template.image.clone(), "bad", &[("ERROR_RATIO", "0.1"), ("TOUCH", "again")]);
+    let once_more = house.run_with(bad.template.image().clone(), "bad", &[("ERROR_RATIO", "0.1"), ("TOUCH", "again")]);
     for release in [&once_more, view.revert.as_ref().and_then(|revert| revert.under.as_ref()).expect("what was reverted")] {
         let answer = house.deploy_to(SERVICE, release, agent("again")).await;
         assert_eq!((answer.accepted, answer.reason.code()), (false, "BS050"), "{answer:?}");
@@ -51,13 +51,13 @@ async fn a_known_good_image_is_not_to_blame_for_a_broken_environment() {
     let v1 = house.release("v1", &[]);
     house.settle(&v1).await;
     let traffic = Traffic::start(house.address(SERVICE), 200);
-    let broken = house.run_with(v1.template.image.clone(), "v1", &[("ERROR_RATIO", "0.1")]);
+    let broken = house.run_with(v1.template.image().clone(), "v1", &[("ERROR_RATIO", "0.1")]);
     house.deploy(&broken, agent("new settings")).await;
     let view = house.until_phase(PhaseKind::Reverted, 60).await;
     assert_eq!(view.stable.as_ref(), Some(&v1), "the image with its good environment is what went back");
     assert_eq!(line(&view, &v1).standing, Standing::KnownGood);
     assert!(!line(&view, &v1).quarantined && line(&view, &broken).quarantined);
-    let mended = house.run_with(v1.template.image.clone(), "v1", &[("GREETING", "good day")]);
+    let mended = house.run_with(v1.template.image().clone(), "v1", &[("GREETING", "good day")]);
     house.deploy(&mended, agent("better settings")).await;
     let good = |view: &backstop::core::preview::View| {
         view.phase == PhaseKind::Idle && view.open.is_empty() && view.stable.as_ref() == Some(&mended)

@@ -32,7 +32,7 @@ async fn what_was_never_attested_never_starts() {
 /// Every file that proves something about a release.
 async fn proofs(house: &House, release: &Release) -> Vec<PathBuf> {
     let store = house.controller().shared();
-    let capsules = store.world.store().evidence_of(&release.template.image.digest).await.expect("the index of evidence");
+    let capsules = store.world.store().evidence_of(&release.template.image().digest).await.expect("the index of evidence");
     let folder = house.store().join("evidence/sha256");
     capsules.iter().map(|capsule| folder.join(&capsule.hex()[..2]).join(capsule.hex())).collect()
 }

@@ -33,7 +33,7 @@ fn v(number: u32) -> Release {
 }
 
 fn image(of: &Release) -> Digest {
-    of.template.image.digest.clone()
+    of.template.image().digest.clone()
 }
 
 fn life_with(guard: Guard, policy: Policy) -> Life {

@@ -215,7 +215,7 @@ impl House {
     pub fn run_with(&self, image: Image, label: &str, env: &[(&str, &str)]) -> Release {
         let mut all: BTreeMap<String, String> = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         all.insert("OUTAGE_FILE".into(), self.outage().display().to_string());
-        Release::new(Template { image, command: vec!["bin/service".into()], env: all }, Some(label.to_owned()))
+        Release::new(Template::process(image, vec!["bin/service".into()], all), Some(label.to_owned()))
     }
 
     /// Deploys a release of `service`.

@@ -22,7 +22,7 @@ pub(crate) fn open(dir: &Path) -> Store {
 pub(crate) fn release(n: u64) -> Release {
     let image = Image { repository: "registry.example/shop/checkout".into(), digest: Digest::of(&n.to_be_bytes()) };
     Release::new(
-        Template { image, command: vec!["bin/serve".into()], env: [("N".to_owned(), n.to_string())].into() },
+        Template::process(image, vec!["bin/serve".into()], [("N".to_owned(), n.to_string())].into()),
         Some(format!("v{n}")),
     )
 }
@@ -70,7 +70,7 @@ pub(crate) fn commit(key: &str, expected: u64) -> Commit {
         phase: "advancing".into(),
         reason,
         release: Some(release(revision).id),
-        artifact_digest: Some(release(revision).template.image.digest.to_string()),
+        artifact_digest: Some(release(revision).template.image().digest.to_string()),
         request,
         result: "accepted".into(),
     };

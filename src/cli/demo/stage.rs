@@ -161,7 +161,7 @@ impl Stage {
     fn template(&self, image: Image, env: &[(&str, &str)]) -> Template {
         let mut all: BTreeMap<String, String> = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         all.insert("OUTAGE_FILE".into(), self.outage().display().to_string());
-        Template { image, command: vec!["bin/service".into(), "sample-service".into()], env: all }
+        Template::process(image, vec!["bin/service".into(), "sample-service".into()], all)
     }
 
     /// Deploys a release.

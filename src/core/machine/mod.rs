@@ -365,7 +365,7 @@ impl Machine {
             phase: self.state.phase.kind().to_string(),
             reason,
             release: release.map(|release| release.id.clone()),
-            artifact_digest: release.map(|release| release.template.image.digest.to_string()),
+            artifact_digest: release.map(|release| release.template.image().digest.to_string()),
             request: request
                 .or_else(|| self.state.phase.revert().and_then(|revert| revert.by.clone()))
                 .or_else(|| self.state.trial.as_ref().map(|trial| trial.request.clone())),

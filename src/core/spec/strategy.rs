@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Percent, thirty_seconds};
+use super::{Named, Percent, thirty_seconds};
 use crate::core::time::Span;
 
 /// How traffic moves to a candidate.
@@ -18,10 +18,40 @@ pub enum Strategy {
     Observe(Observe),
 }
 
+impl Strategy {
+    /// What moves the traffic of a workload on Kubernetes, if it was written.
+    pub fn route(&self) -> Option<&Route> {
+        match self {
+            Self::Canary(canary) => canary.route.as_ref(),
+            Self::BlueGreen(blue_green) => blue_green.route.as_ref(),
+            Self::Observe(_) => None,
+        }
+    }
+}
+
+/// What moves the traffic of a workload on Kubernetes. Objects are in the rollout's namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+pub enum Route {
+    /// A Gateway API `HTTPRoute`: the weights of its `backendRefs`, in every rule that names the workload's Service.
+    HttpRoute(Named),
+    /// A Gateway API `GRPCRoute`, in the same way.
+    GrpcRoute(Named),
+    /// An Istio `VirtualService`: the weights of its destinations.
+    VirtualService(Named),
+    /// A Service whose selector is switched: everything or nothing, for `blueGreen`.
+    Service(Named),
+    /// No router: the candidate's share of the pods is its share of the traffic. For `canary`.
+    ReplicaRatio {},
+}
+
 /// A canary's steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Canary {
+    /// What moves the traffic: needed for a workload on Kubernetes, and by no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<Route>,
     /// How the candidate starts.
     #[serde(default)]
     pub candidate: Candidate,
@@ -101,6 +131,9 @@ pub enum OnNewer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BlueGreen {
+    /// See [`Canary::route`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<Route>,
     /// How the candidate starts.
     #[serde(default)]
     pub candidate: Candidate,

@@ -1,6 +1,7 @@
 //! What a well-formed document means, and where that is hardly what was meant.
 
 mod endpoints;
+mod fit;
 mod floors;
 mod objectives;
 mod policy;
@@ -24,11 +25,13 @@ pub(in crate::spec) fn lint(loaded: &Loaded) -> Vec<Finding> {
         let mut sheet = Sheet { loaded, at, findings: &mut findings };
         names(&mut sheet, metadata);
         workload::check(&mut sheet, &guard);
+        fit::check(&mut sheet, &guard);
         objectives::check(&mut sheet, &guard);
         strategy::check(&mut sheet, &guard);
         floors::check(&mut sheet, &guard);
     }
     workload::check_addresses(loaded, &mut findings);
+    fit::check_twice(loaded, &mut findings);
     for (key, spec) in &loaded.sources {
         endpoints::check_source(&mut Sheet { loaded, at: At { kind: Kind::GuardSource, key }, findings: &mut findings }, spec);
     }

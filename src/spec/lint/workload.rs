@@ -15,7 +15,14 @@ use crate::spec::selector;
 const PROCESS: &str = "/spec/workload/process";
 
 pub(super) fn check(sheet: &mut Sheet<'_>, guard: &Guard<'_>) {
-    let Workload::Process(process) = &guard.rollout.workload;
+    if let Workload::Process(process) = &guard.rollout.workload {
+        check_process(sheet, guard, process);
+    }
+    arms(sheet, guard);
+    levers(sheet, guard);
+}
+
+fn check_process(sheet: &mut Sheet<'_>, guard: &Guard<'_>, process: &Process) {
     listen(sheet, process);
     if let Artifacts::Layout { path } = &process.artifacts
         && path.is_empty()
@@ -28,9 +35,7 @@ pub(super) fn check(sheet: &mut Sheet<'_>, guard: &Guard<'_>) {
         sheet.push(&format!("{PROCESS}/instances"), finding);
     }
     health(sheet, process);
-    arms(sheet, guard);
     witness(sheet, guard, process);
-    levers(sheet, guard);
 }
 
 fn listen(sheet: &mut Sheet<'_>, process: &Process) {
@@ -77,7 +82,7 @@ fn arms(sheet: &mut Sheet<'_>, guard: &Guard<'_>) {
         if !selector::is_label(label) || label.starts_with("__") {
             let finding = Finding::error(code::BAD_NAME, "not a label that samples can have");
             sheet.push("/spec/arms/by/label", finding.expected("letters, digits and underscores, such as `version`"));
-        } else if guard.rollout.source == HOST && label != ArmsBy::Route.label() {
+        } else if guard.rollout.source == HOST && guard.rollout.workload.process().is_some() && label != ArmsBy::Route.label() {
             let finding = Finding::error(code::ARM_LABEL, format!("the source `{HOST}` does not label its counters with `{label}`"));
             sheet.push("/spec/arms/by", finding.fix("write `by: route`, or name the source that has the service's own metrics"));
         }
@@ -119,7 +124,7 @@ fn levers(sheet: &mut Sheet<'_>, guard: &Guard<'_>) {
 pub(super) fn check_addresses(loaded: &Loaded, findings: &mut Vec<Finding>) {
     let mut taken: BTreeMap<SocketAddr, &str> = BTreeMap::new();
     for (key, (_, rollout)) in &loaded.rollouts {
-        let Workload::Process(process) = &rollout.workload;
+        let Workload::Process(process) = &rollout.workload else { continue };
         let Some(address) = process.listen.parse::<SocketAddr>().ok().filter(|address| address.port() != 0) else { continue };
         let pointer = format!("{PROCESS}/listen");
         let at = |key| At { kind: Kind::GuardedRollout, key };
