@@ -109,6 +109,17 @@ impl Server {
         path: &str,
         prepare: impl FnOnce(&Path, &mut Command) -> io::Result<()>,
     ) -> Self {
+        Self::start_until(name, program, port, || get(port, path).is_ok_and(|(status, _)| (200..400).contains(&status)), prepare)
+    }
+
+    /// Starts `command` in a fresh folder and waits until `ready` says so. `port` is where it listens, for [`url`](Self::url).
+    pub fn start_until(
+        name: &'static str,
+        program: &Path,
+        port: u16,
+        ready: impl Fn() -> bool,
+        prepare: impl FnOnce(&Path, &mut Command) -> io::Result<()>,
+    ) -> Self {
         let folder = tempfile::Builder::new().prefix("backstop-").tempdir().expect("a temporary folder");
         let log = File::create(folder.path().join("log")).expect("a log file");
         let mut command = Command::new(program);
@@ -121,9 +132,9 @@ impl Server {
             if let Ok(Some(status)) = server.child.try_wait() {
                 panic!("{name} ended at once: {status}");
             }
-            get(port, path).is_ok_and(|(status, _)| (200..400).contains(&status)).then_some(())
+            ready().then_some(())
         });
-        assert!(answered.is_some(), "{name} does not answer http://127.0.0.1:{port}{path} within {START:?}");
+        assert!(answered.is_some(), "{name} on port {port} is not ready within {START:?}");
         server
     }
 
