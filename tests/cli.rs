@@ -53,7 +53,7 @@ fn judged() -> Standing {
     at
 }
 
-fn reverting(phase: fn(Revert) -> Phase) -> Standing {
+fn reverting(phase: fn(Box<Revert>) -> Phase) -> Standing {
     let (mut state, observed) = on_trial();
     let counts = Counts { candidate_bad: 30.0, candidate_total: 420.0, stable_total: 1260.0, ..Counts::default() };
     let revert = Revert {
@@ -73,7 +73,7 @@ fn reverting(phase: fn(Revert) -> Phase) -> Standing {
         flags_safe: Some(Mono(300_030)),
         release_back: None,
     };
-    state.phase = phase(revert);
+    state.phase = phase(Box::new(revert));
     standing(&state, &observed)
 }
 

@@ -122,7 +122,7 @@ impl View {
             objectives: Vec::new(),
             overlays: named.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()).collect(),
             readiness: state.readiness.clone(),
-            revert: state.phase.revert().or(state.last_revert.as_ref()).cloned(),
+            revert: state.phase.revert().or(state.last_revert.as_deref()).cloned(),
             open: state.tasks.values().map(|task| (task.effect.action.name().to_owned(), task.trouble.clone())).collect(),
             ledger: state
                 .ledger

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +30,7 @@ pub struct Guard {
     /// Identity of the workload: a workload deleted and created again is another one.
     pub uid: String,
     /// The document, with the objectives that policies add.
-    pub spec: GuardedRollout,
+    pub spec: Arc<GuardedRollout>,
     /// Scrape interval of its source.
     pub interval: Span,
 }
@@ -65,13 +66,13 @@ pub struct State {
     /// When deployments by agents began, within the last hour.
     pub deployments: Vec<(String, Mono)>,
     /// The newest deployment that waits for this rollout to end.
-    pub queued: Option<Deployed>,
+    pub queued: Option<Box<Deployed>>,
     /// Alerts that fire, by fingerprint, with the time of their arrival.
     pub alerts: BTreeMap<String, (Alerted, Mono)>,
     /// Whether a revert would work now; the reason if not. Absent until first proven.
     pub readiness: Option<Readiness>,
     /// The last revert, for status and `explain`.
-    pub last_revert: Option<Revert>,
+    pub last_revert: Option<Box<Revert>>,
 }
 
 /// What holds a rollout back or leaves it to people.
@@ -80,10 +81,10 @@ pub struct State {
 pub struct Overlays {
     /// No forward step, at somebody's wish.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub paused: Option<Request>,
+    pub paused: Option<Box<Request>>,
     /// Kill-switch for this rollout.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub frozen: Option<Request>,
+    pub frozen: Option<Box<Request>>,
     /// Kill-switch of a wider scope.
     pub frozen_around: bool,
     /// No automatic revert until then.
@@ -110,7 +111,7 @@ pub struct Trial {
     /// Who asked, and why.
     pub request: Request,
     /// The guard as it was at admission: later changes never loosen a running attempt.
-    pub spec: GuardedRollout,
+    pub spec: Arc<GuardedRollout>,
     /// The policy as it was at admission, for the same reason.
     pub policy: Policy,
     /// The stages.
@@ -168,17 +169,17 @@ pub enum Phase {
         since: Mono,
     },
     /// On the way back.
-    Reverting(Revert),
+    Reverting(Box<Revert>),
     /// Back; the objectives are watched.
-    Recovering(Revert),
+    Recovering(Box<Revert>),
     /// Back, and held.
-    Reverted(Revert),
+    Reverted(Box<Revert>),
     /// A person is needed, and was paged.
     Stuck {
         /// Why.
         reason: Reason,
         /// The revert that did not end well.
-        revert: Revert,
+        revert: Box<Revert>,
     },
 }
 

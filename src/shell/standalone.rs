@@ -247,7 +247,7 @@ pub(crate) async fn open_world(setup: &Setup, loaded: &Loaded) -> Result<World, 
 pub(crate) fn guard(loaded: &Loaded, store: &Store, key: &str, policies: &Policies, spec: &GuardedRollout) -> Guard {
     let interval = loaded.sources.get(&spec.source).and_then(interval_of).unwrap_or(HOST_SCRAPE);
     let objectives = policies.of_guard().objectives_of(spec);
-    Guard { key: key.to_owned(), uid: store.uid(key), spec: GuardedRollout { objectives, ..spec.clone() }, interval }
+    Guard { key: key.to_owned(), uid: store.uid(key), spec: Arc::new(GuardedRollout { objectives, ..spec.clone() }), interval }
 }
 
 fn interval_of(source: &GuardSource) -> Option<Span> {

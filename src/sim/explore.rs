@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use super::house;
 use super::oracle::Violation;
@@ -73,7 +74,7 @@ impl Move {
 /// Goes through at most `most` distinct states.
 pub fn explore(most: usize) -> Explored {
     let mut guard = house::guard(house::canary());
-    if let Strategy::Canary(canary) = &mut guard.spec.strategy {
+    if let Strategy::Canary(canary) = &mut Arc::make_mut(&mut guard.spec).strategy {
         canary.steps.truncate(1);
     }
     let first = root(guard);

@@ -1,5 +1,7 @@
 //! The service that is simulated: its guard, its releases, its people.
 
+use std::sync::Arc;
+
 use crate::core::actor::{Actor, ActorKind, Assurance, Request};
 use crate::core::attest::{AttestationPolicy, Authority, Facts, ImageFacts, Key, Proof, Requirement, Statement};
 use crate::core::policy::Policy;
@@ -76,7 +78,7 @@ pub fn guard(strategy: Strategy) -> Guard {
         no_data: NoData { page: Span::seconds(20), ..NoData::default() },
         retreat: Retreat { for_: Span::seconds(30) },
     };
-    Guard { key: "shop/checkout".into(), uid: "uid-1".into(), spec, interval: Span::seconds(1) }
+    Guard { key: "shop/checkout".into(), uid: "uid-1".into(), spec: Arc::new(spec), interval: Span::seconds(1) }
 }
 
 /// What is demanded of every image: a signature by the build.

@@ -1,6 +1,7 @@
 //! Random lives: drawn, lived in two phases, judged.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::faults::Faults;
 use super::house;
@@ -104,7 +105,7 @@ fn draw_guard(random: &mut Random) -> Guard {
     }
     let mut guard = house::guard(strategy);
     if matches!(guard.spec.strategy, Strategy::Canary(_)) && random.chance(0.4) {
-        guard.spec.watch.holdback = Percent::new(10.0);
+        Arc::make_mut(&mut guard.spec).watch.holdback = Percent::new(10.0);
     }
     guard
 }

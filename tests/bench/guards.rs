@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use backstop::core::actor::{Actor, ActorKind, Assurance, Request};
 use backstop::core::attest::{Facts, ImageFacts, Proof, Statement};
@@ -165,7 +166,7 @@ impl Rollout {
         let guard = Guard {
             key: key.to_owned(),
             uid: Digest::of(key.as_bytes()).short().to_owned(),
-            spec: spec.clone(),
+            spec: Arc::new(spec.clone()),
             interval: Span::seconds(1),
         };
         let mut world = Yes::default();

@@ -56,7 +56,7 @@ pub fn guard() -> Guard {
         "recovery": {"deadline": "300ms"},
     });
     let spec: GuardedRollout = serde_json::from_value(spec).unwrap();
-    Guard { key: KEY.into(), uid: "u-1".into(), spec, interval: Span::seconds(1) }
+    Guard { key: KEY.into(), uid: "u-1".into(), spec: spec.into(), interval: Span::seconds(1) }
 }
 
 pub fn release(label: &str) -> Release {

@@ -7,6 +7,8 @@ mod crashes;
 mod failing;
 mod people;
 
+use std::sync::Arc;
+
 use backstop::core::actor::ActorKind;
 use backstop::core::input::{Alerted, Input, Parts, Scope, Verb};
 use backstop::core::ledger::Standing;
@@ -197,7 +199,7 @@ fn a_breach_in_each_stage_goes_back() {
 fn a_breach_while_watching_goes_back_with_and_without_a_holdback() {
     for holdback in [0.0, 10.0] {
         let mut guard = guard(house::canary());
-        guard.spec.watch.holdback = Percent::new(holdback);
+        Arc::make_mut(&mut guard.spec).watch.holdback = Percent::new(holdback);
         let mut life = life_with(guard, house::policy());
         settle(&mut life, &v(1));
         accepted(life.deployed(&v(2), agent("bot")));

@@ -208,7 +208,7 @@ fn a_person_takes_the_running_release_back_in_idle() {
 #[test]
 fn the_only_release_is_not_taken_down() {
     let mut guard = guard(house::canary());
-    guard.spec.revert.flags.clear();
+    Arc::make_mut(&mut guard.spec).revert.flags.clear();
     let mut life = life_with(guard, house::policy());
     settle(&mut life, &v(1));
     assert!(matches!(refused(life.commanded(REVERT, person("ann"))), Reason::NoTarget {}));

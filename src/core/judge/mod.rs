@@ -41,8 +41,8 @@ use super::reason::Reason;
 use super::spec::Percent;
 use super::time::Span;
 
-/// Closed intervals that are kept per signal, for a look back.
-const RECENT: usize = 32;
+/// Closed intervals that are kept per signal: as many as an answer to a retreat, or a recovery, is read from.
+const RECENT: usize = 3;
 
 /// Requests of one arm in one interval.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -137,7 +137,8 @@ pub struct Checkpoint {
     grid: Grid,
     /// The signals that the grid's cells are in the order of.
     signals: Vec<SignalId>,
-    evidence: BTreeMap<String, Evidence>,
+    /// By objective; boxed, because a map keeps room for eleven where one or two are.
+    evidence: BTreeMap<String, Box<Evidence>>,
     rules: Vec<Pending>,
     presence: Presence,
     /// How often the candidate was exonerated: each time the tests start afresh at half the level.
@@ -320,12 +321,12 @@ impl Judge {
     pub fn exonerate(&mut self) {
         self.state.exonerated = self.state.exonerated.saturating_add(1);
         self.state.breach = None;
-        self.state.evidence.values_mut().for_each(Evidence::exonerate);
+        self.state.evidence.values_mut().for_each(|evidence| evidence.exonerate());
     }
 
     /// Scored time in this stage, of the objective that has least.
     pub fn scored(&self) -> Span {
-        let intervals = self.state.evidence.values().map(Evidence::scored).min().unwrap_or_default();
+        let intervals = self.state.evidence.values().map(|evidence| evidence.scored()).min().unwrap_or_default();
         Span(std::time::Duration::from_millis(intervals.saturating_mul(self.config.step.unsigned_abs())))
     }
 
@@ -334,7 +335,7 @@ impl Judge {
         self.state.grid.reached(&self.config)
     }
 
-    /// The last closed intervals of a signal, oldest first; at most 32, and those since the last restart.
+    /// The last closed intervals of a signal, oldest first; at most 3, and those since the last restart.
     pub fn recent(&self, signal: &SignalId) -> &[Interval] {
         self.recent.get(signal).map_or(&[], Vec::as_slice)
     }

@@ -72,7 +72,7 @@ impl Machine {
                 if self.state.overlays.paused.is_some() {
                     return nothing("already paused".into());
                 }
-                self.state.overlays.paused = Some(request);
+                self.state.overlays.paused = Some(Box::new(request));
             }
             (Verb::Resume, _) => {
                 if self.state.overlays.paused.take().is_none() {
@@ -83,7 +83,7 @@ impl Machine {
                 if self.state.overlays.frozen.is_some() {
                     return nothing("already frozen".into());
                 }
-                self.state.overlays.frozen = Some(request);
+                self.state.overlays.frozen = Some(Box::new(request));
             }
             (Verb::Thaw, _) => {
                 if self.state.overlays.frozen.take().is_none() {
@@ -174,7 +174,7 @@ impl Machine {
             let until = self.now.mono.after(super::reverting::REVERT_WITHIN);
             let (by, skipped) = (if person || !revert.by_person() { asked.by } else { revert.by.clone() }, Vec::new());
             let (parts, only, break_glass) = (if wider { asked.parts } else { revert.parts }, asked.only, asked.break_glass);
-            self.take_back(Revert { by, until, parts, only, break_glass, skipped, ..revert }, reason.clone());
+            self.take_back(Box::new(Revert { by, until, parts, only, break_glass, skipped, ..revert }), reason.clone());
         } else if person
             && !revert.by_person()
             && let Some(revert) = self.revert_mut()

@@ -1,5 +1,7 @@
 //! A deployment arrives: admitted, queued, or turned away.
 
+use std::sync::Arc;
+
 use super::{Answer, Machine};
 use crate::core::actor::ActorKind;
 use crate::core::input::Deployed;
@@ -95,7 +97,7 @@ impl Machine {
         let same = matches!(reason, Reason::SameRelease {});
         self.answer = Some(Answer { accepted: waits || same, reason: reason.clone(), revert: None });
         if waits {
-            self.state.queued = Some(deployed);
+            self.state.queued = Some(Box::new(deployed));
             return "queued".into();
         }
         if same {
@@ -117,7 +119,7 @@ impl Machine {
             let agent = request.actor.agent_id.clone().unwrap_or_else(|| request.actor.principal.clone());
             self.state.deployments.push((agent, self.now.mono));
         }
-        let spec = self.guard.spec.clone();
+        let spec = Arc::clone(&self.guard.spec);
         let mut plan = Plan::compile(&spec);
         self.state.ledger.entry(self.now, &release);
         self.ledger_changed.insert(release.id.clone());
@@ -200,7 +202,7 @@ impl Machine {
     /// Starts what waited for this rollout to end.
     pub(super) fn dequeue(&mut self) -> bool {
         let Some(queued) = self.state.queued.take() else { return false };
-        self.deployed(queued);
+        self.deployed(*queued);
         true
     }
 }

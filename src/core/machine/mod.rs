@@ -17,6 +17,7 @@ pub mod verbs;
 mod watching;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::actor::Request;
@@ -89,7 +90,13 @@ struct Look {
 
 impl Machine {
     /// A machine that goes on from what was committed.
-    pub fn restore(guard: Guard, policy: Policy, state: State) -> Self {
+    pub fn restore(guard: Guard, policy: Policy, mut state: State) -> Self {
+        // What was admitted under the document of today shares it.
+        if let Some(trial) = &mut state.trial
+            && trial.spec == guard.spec
+        {
+            trial.spec = Arc::clone(&guard.spec);
+        }
         let mut machine = Self {
             guard,
             policy,

@@ -55,13 +55,13 @@ impl Machine {
         seen.then_some(true)
     }
 
-    fn recovered(&mut self, revert: Revert) -> bool {
+    fn recovered(&mut self, revert: Box<Revert>) -> bool {
         self.decide(Decision::Recovered, Reason::Recovered {}, "recovered");
         self.notify(Reason::Recovered {});
         self.hold(revert)
     }
 
-    fn hold(&mut self, revert: Revert) -> bool {
+    fn hold(&mut self, revert: Box<Revert>) -> bool {
         self.judge = None;
         self.judgement = None;
         self.state.last_revert = Some(revert.clone());

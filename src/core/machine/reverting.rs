@@ -70,11 +70,11 @@ impl Machine {
             flags_safe: None,
             release_back: None,
         };
-        self.take_back(revert, reason);
+        self.take_back(Box::new(revert), reason);
     }
 
     /// Starts, or starts again, a revert: every effect of it is wanted from here.
-    pub(super) fn take_back(&mut self, revert: Revert, reason: Reason) {
+    pub(super) fn take_back(&mut self, revert: Box<Revert>, reason: Reason) {
         if let Some(trial) = self.trial_mut() {
             trial.breached = true;
         }
@@ -381,7 +381,7 @@ impl Machine {
 
     /// A person is needed; traffic and flags stay as they are, and stay wanted.
     pub(super) fn stuck(&mut self, reason: Reason) -> bool {
-        let Some(revert) = self.revert().cloned() else { return false };
+        let Some(revert) = self.revert().cloned().map(Box::new) else { return false };
         self.decide(Decision::Stuck, reason.clone(), "stuck");
         self.page(reason.clone());
         self.state.last_revert = Some(revert.clone());
@@ -389,7 +389,7 @@ impl Machine {
         self.enter(Phase::Stuck { reason, revert })
     }
 
-    fn recover(&mut self, mut revert: Revert) -> bool {
+    fn recover(&mut self, mut revert: Box<Revert>) -> bool {
         let before = self.state.stable.clone();
         if let Target::Chosen(target) = &revert.target {
             self.state.stable = Some(target.clone());
@@ -431,8 +431,8 @@ impl Machine {
             break_glass: asked.break_glass,
             skipped: Vec::new(),
             target: Target::Nothing,
-            ..revert
+            ..*revert
         };
-        self.take_back(revert, reason.clone());
+        self.take_back(Box::new(revert), reason.clone());
     }
 }
