@@ -39,7 +39,7 @@ pub struct RolloutStatus {
     /// What can be waited for: `kubectl wait --for=condition=Ready`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
-    pub conditions: Vec<Condition>,
+    pub conditions: Vec<StatusCondition>,
     /// What the controller has committed, as JSON, compressed with gzip, in base64. Not for people: `backstop status` shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
@@ -64,7 +64,7 @@ pub struct ReleaseName {
 /// A condition as every Kubernetes API has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Condition {
+pub struct StatusCondition {
     /// What it is about, such as `Ready` or `RevertReady`.
     #[schemars(length(min = 1, max = 316))]
     pub r#type: String,
