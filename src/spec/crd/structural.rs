@@ -135,10 +135,10 @@ impl Structural<'_> {
                 let message = format!("exactly one of {}", keys.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", "));
                 json!({"type": "object", "x-kubernetes-validations": [{"rule": rule, "message": message}]})
             }
-            // A word, or one key. A structural schema cannot give two types: what is no word must have the key, and the text
-            // that would slip through, since a text has no keys, is refused by its length.
+            // A word, or one key. A structural schema cannot give two types: what is no word must have the key, and a text or
+            // a number, which would slip through since they have no keys, is refused by its size.
             (false, false) => {
-                let required: Vec<_> = keys.keys().map(|key| json!({"required": [key], "maxLength": 0})).collect();
+                let required: Vec<_> = keys.keys().map(|key| json!({"required": [key], "maxLength": 0, "minimum": 1, "maximum": 0})).collect();
                 let options: Vec<_> = [json!({"enum": words})].into_iter().chain(required).collect();
                 json!({"x-kubernetes-preserve-unknown-fields": true, "minLength": 1, "maxProperties": 1, "anyOf": options})
             }
