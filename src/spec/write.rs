@@ -80,7 +80,9 @@ fn is_block(text: &str) -> bool {
 /// A text without quotes where nobody can take it for anything else, in double quotes elsewhere.
 fn scalar(text: &str) -> String {
     let first = text.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || matches!(c, '/' | '$' | '_'));
-    let safe = |c: char| !c.is_control() && !matches!(c, '#' | '"' | '\'' | '`' | '{' | '}' | '[' | ']' | ',' | '&' | '*' | '!' | '|' | '>' | '%' | '@');
+    let safe = |c: char| {
+        !c.is_control() && !matches!(c, '#' | '"' | '\'' | '`' | '{' | '}' | '[' | ']' | ',' | '&' | '*' | '!' | '|' | '>' | '%' | '@')
+    };
     let colon = text.contains(": ") || text.ends_with(':');
     let word = text.to_ascii_lowercase();
     let reserved = ["true", "false", "null", "yes", "no", "on", "off", "y", "n", "nan", "inf"].contains(&word.as_str());

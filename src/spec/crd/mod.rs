@@ -14,6 +14,14 @@ use crate::core::spec::API_VERSION;
 /// The API group.
 pub const GROUP: &str = "backstop.dev";
 
+/// The service account that the admission policies take for backstop, in the namespace that they name.
+const ACCOUNT: &str = "system:serviceaccount:backstop-system:backstop";
+
+/// The admission policies, as YAML, for a controller whose service account `backstop` is in `namespace`.
+pub fn admission(namespace: &str) -> String {
+    include_str!("admission.yaml").replace(ACCOUNT, &format!("system:serviceaccount:{namespace}:backstop"))
+}
+
 /// A kind of custom resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resource {
@@ -86,7 +94,8 @@ fn schemas(kind: &str) -> (Json, Option<Json>) {
 }
 
 fn root(spec: &Json, status: Option<&Json>) -> Json {
-    let mut properties = json!({"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}, "spec": spec});
+    let mut properties =
+        json!({"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}, "spec": spec});
     if let Some(status) = status {
         properties["status"] = status.clone();
     }
@@ -125,4 +134,25 @@ fn columns(kind: &str) -> Json {
     };
     columns.push(column("Age", "date", ".metadata.creationTimestamp"));
     Json::from(columns)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn admission_policies_name_the_account_and_are_bound() {
+        let text = super::admission("elsewhere");
+        assert!(!text.contains("backstop-system"));
+        let documents: Vec<serde_json::Value> = text.split("\n---\n").map(|one| serde_saphyr::from_str(one).unwrap()).collect();
+        let names = |bindings: bool| -> Vec<_> {
+            let wanted = documents.iter().filter(|one| one["kind"].as_str().unwrap().ends_with("Binding") == bindings);
+            wanted.map(|one| one["metadata"]["name"].as_str().unwrap()).collect()
+        };
+        assert_eq!(names(false), ["backstop-stamp", "backstop-pause", "backstop-protect", "backstop-loosen"]);
+        assert_eq!(names(true), names(false));
+        for policy in documents.iter().filter(|one| one["spec"].get("failurePolicy").is_some()) {
+            assert_eq!(policy["spec"]["failurePolicy"], "Fail");
+            let conditions = policy["spec"]["matchConditions"].to_string();
+            assert!(conditions.contains("system:serviceaccount:elsewhere:backstop"), "{conditions}");
+        }
+    }
 }

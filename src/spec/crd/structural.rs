@@ -28,11 +28,7 @@ const RULES: &[(&str, &str, &str)] = &[
         "blueGreen needs a `route` that can switch: service, httpRoute, grpcRoute or virtualService",
     ),
     ("Objective", "has(self.ratio) != has(self.histogram)", "exactly one of `ratio` and `histogram`"),
-    (
-        "Rule",
-        "[has(self.all), has(self.any), has(self.alert)].filter(given, given).size() == 1",
-        "exactly one of `all`, `any` and `alert`",
-    ),
+    ("Rule", "[has(self.all), has(self.any), has(self.alert)].filter(given, given).size() == 1", "exactly one of `all`, `any` and `alert`"),
     (
         "Condition",
         "has(self.quantile) == has(self.value) && has(self.bad) != has(self.quantile)",
@@ -84,7 +80,8 @@ impl Structural<'_> {
         };
         let mut made = Map::new();
         made.insert("type".to_owned(), Json::from(kind.unwrap_or("object")));
-        let copied = ["pattern", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems", "required", "x-kubernetes-list-type"];
+        let copied =
+            ["pattern", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems", "required", "x-kubernetes-list-type"];
         for key in copied.into_iter().chain(["x-kubernetes-list-map-keys", "x-kubernetes-validations"]) {
             made.extend(schema.get(key).map(|value| (key.to_owned(), value.clone())));
         }
@@ -121,7 +118,9 @@ impl Structural<'_> {
             let single = variant.get("const").into_iter().chain(variant.get("enum").and_then(Json::as_array).into_iter().flatten());
             for word in single.filter(|word| word.as_str().is_none_or(here)) {
                 words.push(word.clone());
-                told.extend(variant.get("description").and_then(Json::as_str).zip(word.as_str()).map(|(text, word)| format!("`{word}`: {text}")));
+                told.extend(
+                    variant.get("description").and_then(Json::as_str).zip(word.as_str()).map(|(text, word)| format!("`{word}`: {text}")),
+                );
             }
             for (key, value) in variant.get("properties").and_then(Json::as_object).into_iter().flatten().filter(|(key, _)| here(key)) {
                 keys.insert(key.clone(), described(self.schema(value, ""), variant));
@@ -138,7 +137,8 @@ impl Structural<'_> {
             // A word, or one key. A structural schema cannot give two types: what is no word must have the key, and a text or
             // a number, which would slip through since they have no keys, is refused by its size.
             (false, false) => {
-                let required: Vec<_> = keys.keys().map(|key| json!({"required": [key], "maxLength": 0, "minimum": 1, "maximum": 0})).collect();
+                let required: Vec<_> =
+                    keys.keys().map(|key| json!({"required": [key], "maxLength": 0, "minimum": 1, "maximum": 0})).collect();
                 let options: Vec<_> = [json!({"enum": words})].into_iter().chain(required).collect();
                 json!({"x-kubernetes-preserve-unknown-fields": true, "minLength": 1, "maxProperties": 1, "anyOf": options})
             }
