@@ -48,6 +48,13 @@ fn shipped_specifications_have_no_errors_and_no_warnings() {
         .unwrap();
 }
 
+/// What the API server is given; a change here is a change of what every cluster accepts.
+#[test]
+fn custom_resources_are_as_before() {
+    let text = backstop::spec::write::documents(&backstop::spec::crd::definitions());
+    golden(&root().join("tests/golden/crds.yaml"), &text).unwrap();
+}
+
 #[test]
 fn every_broken_file_gives_its_golden_errors() {
     let files = yaml_files("tests/golden/broken");

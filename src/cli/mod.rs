@@ -10,6 +10,7 @@ pub mod client;
 mod command;
 mod completions;
 mod context;
+mod crd;
 pub mod demo;
 mod deploy;
 mod direct;
@@ -138,6 +139,7 @@ pub enum Verb {
     Verify(verify::Args),
     Explain(explain::Args),
     Check(check::Args),
+    Crd(crd::Args),
     Audit(audit::Args),
     Simulate(simulate::Args),
     Completions(completions::Args),
@@ -156,6 +158,7 @@ pub fn run(cli: Cli) -> Result<Exit, Error> {
         Verb::Completions(args) => return completions::run(&args),
         Verb::Simulate(args) => return Ok(simulate::run(&args)),
         Verb::Check(args) => return check::run(&args, &global),
+        Verb::Crd(crd::Args {}) => return crd::run(&global),
         Verb::Explain(args) if args.is_code() => return explain::code(&args, &global),
         _ => {}
     }
@@ -195,7 +198,7 @@ async fn act(verb: Verb, context: &Context) -> Result<Exit, Error> {
         Verb::Verify(args) => verify::run(args, context).await,
         Verb::Explain(args) => explain::run(args, context).await,
         Verb::Audit(args) => audit::run(args, context).await,
-        Verb::Check(_) | Verb::Completions(_) | Verb::Simulate(_) | Verb::SampleService(_) => {
+        Verb::Check(_) | Verb::Crd(_) | Verb::Completions(_) | Verb::Simulate(_) | Verb::SampleService(_) => {
             Err(Error::internal("this verb was already done"))
         }
     }

@@ -1,5 +1,6 @@
 //! The known-good, bad and quarantined releases of a workload, and the choice of a revert target.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::release::{Release, ReleaseId};
@@ -24,7 +25,7 @@ pub struct LedgerRecord {
 }
 
 /// What came of a release.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Standing {
     /// Seen or on trial; nothing proven.

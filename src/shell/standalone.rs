@@ -161,7 +161,14 @@ impl Controller {
         };
         let rollout = Rollout::restore(Arc::clone(&self.shared), guard, policies).await?;
         let (ordinary_in, ordinary) = mpsc::channel(ORDINARY_MAX);
-        self.tasks.spawn(observe(Arc::clone(&self.shared), key.to_owned(), spec.source.clone(), process.clone(), ordinary_in, stopped.clone()));
+        self.tasks.spawn(observe(
+            Arc::clone(&self.shared),
+            key.to_owned(),
+            spec.source.clone(),
+            process.clone(),
+            ordinary_in,
+            stopped.clone(),
+        ));
         self.tasks.spawn(rollout.run(ordinary, stopped));
         Ok(())
     }

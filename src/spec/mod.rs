@@ -2,6 +2,7 @@
 //! person who wrote them.
 
 pub mod code;
+pub mod crd;
 pub mod document;
 pub mod finding;
 pub mod insight;
@@ -14,6 +15,7 @@ pub mod report;
 mod schema;
 mod selector;
 mod source;
+pub mod write;
 mod yaml;
 
 pub use document::Kind;

@@ -21,10 +21,7 @@ pub(crate) fn open(dir: &Path) -> Store {
 /// A release like `n` others.
 pub(crate) fn release(n: u64) -> Release {
     let image = Image { repository: "registry.example/shop/checkout".into(), digest: Digest::of(&n.to_be_bytes()) };
-    Release::new(
-        Template::process(image, vec!["bin/serve".into()], [("N".to_owned(), n.to_string())].into()),
-        Some(format!("v{n}")),
-    )
+    Release::new(Template::process(image, vec!["bin/serve".into()], [("N".to_owned(), n.to_string())].into()), Some(format!("v{n}")))
 }
 
 /// A ledger record of release `n`.

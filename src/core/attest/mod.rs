@@ -16,8 +16,6 @@ use super::release::{Digest, Image};
 use super::time::Span;
 
 /// What must be proven of every image, and by whom.
-///
-/// A merged policy ([`AttestationPolicy::merge`]) has the same shape: its requirements name their authorities.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AttestationPolicy {

@@ -131,7 +131,7 @@ pub enum OnNewer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BlueGreen {
-    /// See [`Canary::route`].
+    /// What moves the traffic: needed for a workload on Kubernetes, and by no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<Route>,
     /// How the candidate starts.
@@ -142,10 +142,10 @@ pub struct BlueGreen {
     /// When to stop waiting for evidence. Absent: ten bakes, at least 10 minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Span>,
-    /// See [`Canary::on_deadline`].
+    /// What happens when the deadline passes without a verdict. Absent: wait, and revert for agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_deadline: Option<OnDeadline>,
-    /// See [`Canary::on_newer`].
+    /// What happens when a newer release is deployed meanwhile.
     #[serde(default)]
     pub on_newer: OnNewer,
 }
