@@ -28,7 +28,8 @@ fn pods_of_real_deployments_are_ready_roll_out_and_fail_on_demand() {
         let pods = cluster.get("pods", &["--selector=app=checkout"]);
         let pods = pods.as_array().expect("a list");
         let live: Vec<_> = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).collect();
-        let as_wanted = live.iter().filter(|pod| cluster::is_ready(pod) && pod["status"]["containerStatuses"][0]["imageID"] == image).count();
+        let as_wanted =
+            live.iter().filter(|pod| cluster::is_ready(pod) && pod["status"]["containerStatuses"][0]["imageID"] == image).count();
         (live.len() == 5 && as_wanted == 5).then_some(())
     };
     assert!(bed::eventually(SOON, || ready(FIRST)).is_some(), "five pods are ready: {}", cluster.get("pods", &[]));

@@ -70,7 +70,8 @@ impl Cluster {
         cluster.apply(&nodes_yaml(nodes));
         let ready = bed::eventually(START, || {
             let account = cluster.admin().kubectl(&["get", "serviceaccount", "default", "--output=name"], "").is_ok();
-            let nodes_ready = cluster.get("nodes", &[]).as_array().is_some_and(|all| all.iter().filter(|node| is_ready(node)).count() == nodes);
+            let nodes_ready =
+                cluster.get("nodes", &[]).as_array().is_some_and(|all| all.iter().filter(|node| is_ready(node)).count() == nodes);
             (account && nodes_ready).then_some(())
         });
         assert!(ready.is_some(), "the cluster takes no pods within {START:?}");
@@ -221,10 +222,16 @@ fn api_server(folder: &Path, port: u16, etcd: &Server) -> Server {
 
 /// A part that serves nothing; that it works shows in what it does.
 fn component(name: &'static str, prepare: impl FnOnce(&mut Command)) -> Server {
-    Server::start_until(name, &tool(name), 0, || true, |_, command| {
-        prepare(command);
-        Ok(())
-    })
+    Server::start_until(
+        name,
+        &tool(name),
+        0,
+        || true,
+        |_, command| {
+            prepare(command);
+            Ok(())
+        },
+    )
 }
 
 fn kwok(kubeconfig: &Path) -> Server {
@@ -265,4 +272,3 @@ pub fn deployment(name: &str, replicas: u32, image: &str, behaviour: Option<&str
          metadata: {{labels: {{app: {name}}}{annotations}}}\n    spec: {{containers: [{{name: main, image: \"{image}\"}}]}}\n"
     )
 }
-
