@@ -41,6 +41,13 @@ pub struct Shared {
     pub changed: Notify,
 }
 
+impl Shared {
+    /// The documents that hold now.
+    pub fn documents(&self) -> Arc<Loaded> {
+        Arc::clone(&self.loaded.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// What comes back from spawned work.
 enum Back {
     Ended(EffectId, Lane, Outcome),
@@ -172,7 +179,7 @@ impl Rollout {
 
     /// Takes in documents that were loaded again. What tightens holds at once; what loosens, for the next attempt.
     fn documents(&mut self) {
-        let loaded = Arc::clone(&self.shared.loaded.read().unwrap_or_else(PoisonError::into_inner));
+        let loaded = self.shared.documents();
         if Arc::ptr_eq(&loaded, &self.policies.loaded) {
             return;
         }
@@ -185,6 +192,7 @@ impl Rollout {
         let guard = super::standalone::guard(&loaded, self.shared.world.store(), &self.guard.key, &self.policies, spec);
         if guard != self.guard {
             self.guard = guard.clone();
+            self.shared.neighbours.watch(&guard.key, &guard.spec.source);
             self.order.push(Input::SpecChanged(Box::new(guard)), None);
         }
         let state = self.order.machine().state();
@@ -234,7 +242,7 @@ impl Rollout {
         let state = self.order.machine().state();
         Subjects {
             guard: self.guard.clone(),
-            policy: self.policy.clone(),
+            policy: self.order.machine().limits(),
             generation: state.generation,
             stable: state.stable.clone(),
             revert: state.phase.revert().map(|revert| revert.id.clone()),

@@ -346,3 +346,17 @@ fn a_persons_revert_wins_in_every_phase_and_agents_cannot_undo_it() {
         assert_eq!(weight(&life, &under), 0.0, "after a revert in {phase}");
     }
 }
+
+#[test]
+fn a_policy_that_asks_for_less_does_not_bind_an_attempt_under_way() {
+    let mut life = life();
+    settle(&mut life, &v(1));
+    let mut strict = house::policy();
+    strict.attestation.deny.digests.extend(v(2).template.images().into_iter().map(|image| image.digest));
+    life.tell(Input::PolicyChanged(Box::new(strict)));
+    accepted(life.deployed(&v(2), agent("bot")));
+    assert_eq!(life.state().phase.kind(), PhaseKind::Admitting);
+    life.tell(Input::PolicyChanged(Box::new(house::policy())));
+    reach(&mut life, PhaseKind::Refused, 30);
+    assert!(matches!(decided(&life, Decision::Refuse)[0], Some(Reason::DeniedDigest { .. })));
+}

@@ -405,6 +405,13 @@ impl Machine {
         let expected = self.state.revision;
         self.state.revision += 1;
         self.state.mono = self.now.mono;
+        // An emptied map keeps its last node, some kilobytes, for good.
+        if self.state.tasks.is_empty() {
+            self.state.tasks = BTreeMap::new();
+        }
+        if self.in_flight.is_empty() {
+            self.in_flight = BTreeMap::new();
+        }
         let changed = std::mem::take(&mut self.ledger_changed);
         let ledger = changed.iter().filter_map(|id| self.state.ledger.get(id)).cloned().collect();
         Commit { expected, state: Box::new(self.state.clone()), records: std::mem::take(&mut self.records), ledger }
@@ -574,7 +581,7 @@ impl Machine {
     }
 
     /// The limits that bind the attempt under way: a looser policy never binds it, a tighter one does at once.
-    fn limits(&self) -> Policy {
+    pub fn limits(&self) -> Policy {
         match &self.state.trial {
             Some(trial) if self.state.candidate().is_some() || self.state.phase.revert().is_some() => trial.policy.tighter(&self.policy),
             _ => self.policy.clone(),

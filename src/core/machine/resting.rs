@@ -84,7 +84,7 @@ impl Machine {
 
     /// What policy misses in the facts about a release; nothing if its images are attested.
     pub(super) fn lacking(&self, release: &Release, facts: &Facts) -> Option<Reason> {
-        match attest::evaluate(&self.policy.attestation, facts) {
+        match attest::evaluate(&self.limits().attestation, facts) {
             Ok(attested) if attested.covers(&release.template.images()) => None,
             Ok(_) => Some(Reason::NotAttested { image: release.to_string(), why: "the facts are about other images".into() }),
             Err(reasons) => reasons.into_iter().next(),
