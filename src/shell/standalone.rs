@@ -12,8 +12,8 @@ use super::documents;
 use super::handle::Handle;
 use super::neighbours::Neighbours;
 use super::rollout::{Policies, Rollout, Shared};
-use crate::core::input::{Input, Observed};
-use crate::core::spec::{GuardSource, GuardedRollout, Metadata, Process, Scrape, Workload};
+use crate::core::input::{Input, Observed, Outcome};
+use crate::core::spec::{GuardSource, GuardedRollout, Metadata, Process, Scrape};
 use crate::core::state::Guard;
 use crate::core::time::Span;
 use crate::host::wire::Define;
@@ -155,25 +155,16 @@ impl Controller {
     ) -> Result<(), StartError> {
         let policies = Policies::new(Arc::clone(&self.loaded), metadata.clone(), spec);
         let guard = guard(&self.loaded, self.shared.world.store(), key, &policies, spec);
-        let Workload::Process(process) = &spec.workload else {
-            let kind = spec.workload.object().map_or("workload", |(kind, _)| kind);
-            return Err(StartError::Elsewhere { guard: key.to_owned(), kind });
-        };
+        process_of(key, spec)?;
         let rollout = Rollout::restore(Arc::clone(&self.shared), guard, policies).await?;
         let (ordinary_in, ordinary) = mpsc::channel(ORDINARY_MAX);
-        self.tasks.spawn(observe(
-            Arc::clone(&self.shared),
-            key.to_owned(),
-            spec.source.clone(),
-            process.clone(),
-            ordinary_in,
-            stopped.clone(),
-        ));
+        self.tasks.spawn(observe(Arc::clone(&self.shared), key.to_owned(), spec.clone(), ordinary_in, stopped.clone()));
         self.tasks.spawn(rollout.run(ordinary, stopped));
         Ok(())
     }
 
-    /// Reads the specifications again. Rollouts that are new, and changed sources and flag targets, need a new start.
+    /// Reads the specifications again: changed documents hold, rollouts that are new are guarded from here on. One whose document
+    /// is gone stays guarded as before until the next start: taking a file away is no way to get rid of a guard.
     ///
     /// # Errors
     /// Nothing has changed then: the documents before stay in force.
@@ -183,15 +174,28 @@ impl Controller {
         if !report.is_ok() {
             return Err(StartError::Spec(report));
         }
-        documents::keep(self.shared.world.store(), &loaded).await?;
-        for key in loaded.rollouts.keys().filter(|key| !self.loaded.rollouts.contains_key(*key)) {
-            tracing::warn!(rollout = key, "it is new: it is guarded from the next start on");
+        // Whatever can be wrong is tried before anything changes.
+        for (key, (_, spec)) in &loaded.rollouts {
+            process_of(key, spec)?;
         }
-        if loaded.sources != self.loaded.sources || loaded.flags != self.loaded.flags {
-            tracing::warn!("sources or flag targets changed: that holds from the next start on");
+        let changed = loaded.sources.iter().filter(|(name, spec)| self.loaded.sources.get(*name) != Some(*spec));
+        let sources = changed.map(|(name, spec)| Ok((name.clone(), Source::open(name, spec)?))).collect::<Result<Vec<_>, SourceError>>()?;
+        let world = &self.shared.world;
+        documents::keep(world.store(), &loaded).await?;
+        for (name, source) in sources {
+            world.connect(&name, source);
         }
-        self.loaded = Arc::new(loaded);
+        world.replace_flag_targets(loaded.flags.clone());
+        let known = std::mem::replace(&mut self.loaded, Arc::new(loaded));
         *self.shared.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&self.loaded);
+        let loaded = Arc::clone(&self.loaded);
+        for (key, (metadata, spec)) in loaded.rollouts.iter().filter(|(key, _)| !known.rollouts.contains_key(*key)) {
+            // It came back: its task never ended.
+            if self.shared.handle.line(key).is_none() {
+                self.begin(key, metadata, spec, self.stop.subscribe()).await?;
+                tracing::info!(rollout = key, "guarded from now on");
+            }
+        }
         self.shared.changed.notify_waiters();
         Ok(())
     }
@@ -250,6 +254,14 @@ pub(crate) async fn open_world(setup: &Setup, loaded: &Loaded) -> Result<World, 
     Ok(world)
 }
 
+/// The process that is guarded.
+fn process_of<'a>(key: &str, spec: &'a GuardedRollout) -> Result<&'a Process, StartError> {
+    spec.workload.process().ok_or_else(|| {
+        let kind = spec.workload.object().map_or("workload", |(kind, _)| kind);
+        StartError::Elsewhere { guard: key.to_owned(), kind }
+    })
+}
+
 /// The guard as the machine needs it.
 pub(crate) fn guard(loaded: &Loaded, store: &Store, key: &str, policies: &Policies, spec: &GuardedRollout) -> Guard {
     let interval = loaded.sources.get(&spec.source).and_then(interval_of).unwrap_or(HOST_SCRAPE);
@@ -265,27 +277,34 @@ fn interval_of(source: &GuardSource) -> Option<Span> {
 async fn observe(
     shared: Arc<Shared>,
     key: String,
-    source: String,
-    process: Process,
+    mut spec: GuardedRollout,
     ordinary: mpsc::Sender<Input>,
     mut stop: watch::Receiver<bool>,
 ) {
     let (namespace, name) = key.split_once('/').unwrap_or(("default", &key));
     let mut last: Option<Observed> = None;
-    let mut defined = false;
+    let mut defined: Option<Process> = None;
     let mut metrics: Option<SocketAddr> = None;
     loop {
-        if !defined {
-            let define = Define { generation: 0, process: process.clone(), stable: None };
+        if let Some((_, document)) = shared.documents().rollouts.get(&key)
+            && *document != spec
+        {
+            spec = document.clone();
+        }
+        let Some(process) = spec.workload.process() else { return };
+        if defined.as_ref() != Some(process) {
+            let generation = shared.handle.view(&key).map_or(0, |view| view.0.generation);
+            let define = Define { generation, process: process.clone(), stable: None };
             let outcome = shared.world.host().define(namespace, name, &define).await;
-            defined = matches!(outcome, crate::core::input::Outcome::Done { .. } | crate::core::input::Outcome::Superseded(_));
-            if !defined {
+            if matches!(outcome, Outcome::Done { .. } | Outcome::Superseded(_)) {
+                defined = Some(define.process);
+            } else {
                 tracing::warn!(rollout = key, ?outcome, "the host does not know this workload yet");
             }
         }
         match shared.world.host().view(namespace, name).await {
             Ok(Some(view)) => {
-                if metrics != Some(view.metrics) && source == HOST_SOURCE {
+                if metrics != Some(view.metrics) && spec.source == HOST_SOURCE {
                     metrics = connect_host(&shared, view.metrics);
                 }
                 if last.as_ref() != Some(&view.observed) {
@@ -295,14 +314,14 @@ async fn observe(
                     }
                 }
             }
-            Ok(None) => defined = false,
+            Ok(None) => defined = None,
             Err(error) => {
                 tracing::debug!(rollout = key, %error, "the host does not answer");
                 metrics = None;
             }
         }
         let resting = shared.handle.view(&key).is_none_or(|view| view.0.phase.is_resting() && view.0.open.is_empty());
-        let pause = if resting && defined { OBSERVE_RESTING } else { OBSERVE_ACTIVE };
+        let pause = if resting && defined.is_some() { OBSERVE_RESTING } else { OBSERVE_ACTIVE };
         let moved = async {
             if let Some(mut line) = shared.handle.line(&key) {
                 let _ = line.view.changed().await;

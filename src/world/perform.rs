@@ -61,7 +61,7 @@ pub struct World {
     host: HostClient,
     content: PathBuf,
     sources: RwLock<BTreeMap<String, (String, Arc<Source>)>>,
-    flag_targets: BTreeMap<String, FlagTarget>,
+    flag_targets: RwLock<BTreeMap<String, FlagTarget>>,
     collector: Collector,
     notifier: Notifier,
     revert_lane: Semaphore,
@@ -85,7 +85,7 @@ impl World {
             host,
             content,
             sources: RwLock::default(),
-            flag_targets,
+            flag_targets: RwLock::new(flag_targets),
             collector,
             notifier,
             revert_lane: Semaphore::new(REVERT_PERMITS),
@@ -121,6 +121,15 @@ impl World {
         }
     }
 
+    /// Takes other flag targets from now on.
+    pub fn replace_flag_targets(&self, targets: BTreeMap<String, FlagTarget>) {
+        *self.flag_targets.write().unwrap_or_else(PoisonError::into_inner) = targets;
+    }
+
+    fn flag_target(&self, name: &str) -> Option<FlagTarget> {
+        self.flag_targets.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
     /// Performs an effect: never fails, never outlives its deadline.
     pub async fn perform(&self, subjects: &Subjects, effect: &Effect) -> Performed {
         let left = effect.deadline.since(self.clock.now().mono).max(Duration::from_millis(100));
@@ -153,8 +162,8 @@ impl World {
                 self.ensure(subjects, effect).await
             }
             Action::EnsureWeights { .. } | Action::EnsureRelease { .. } | Action::EnsureHold { .. } => self.ensure(subjects, effect).await,
-            Action::EnsureFlag(action) => match self.flag_targets.get(&action.use_) {
-                Some(target) => flags::ensure(target, action).await,
+            Action::EnsureFlag(action) => match self.flag_target(&action.use_) {
+                Some(target) => flags::ensure(&target, action).await,
                 None => Outcome::Invalid(format!("there is no FlagTarget `{}`", action.use_)),
             },
             Action::Notify(notice) => {

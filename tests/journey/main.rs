@@ -6,6 +6,7 @@ mod bed;
 mod rig;
 
 mod deployers;
+mod documents;
 mod evidence;
 mod people;
 mod prometheus;

@@ -1,6 +1,7 @@
 //! A person's revert: in the middle of a healthy canary, with the flag, at rest, and while all else is on.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use backstop::cli::demo::load::Traffic;
@@ -10,9 +11,9 @@ use backstop::core::state::PhaseKind;
 
 use crate::rig::{House, SERVICE, Shape, agent, code, line, revert};
 
-/// What the flag's definition resolves to for everybody, by its two levers.
-fn flag_is_off(house: &House) -> bool {
-    let text = fs::read_to_string(house.flags()).expect("the flag file");
+/// Whether a file's definition gives everybody the safe variant, by its two levers.
+pub(crate) fn is_off(file: &Path) -> bool {
+    let text = fs::read_to_string(file).expect("the flag file");
     let file: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let flag = &file["flags"]["new-checkout"];
     let targeting = flag.get("targeting").is_none_or(|rule| rule.is_null() || rule.as_object().is_some_and(serde_json::Map::is_empty));
@@ -28,12 +29,12 @@ async fn a_person_reverts_a_healthy_canary_and_the_flag_goes_off() {
     let v2 = house.release("v2", &[]);
     house.deploy(&v2, agent("fine as far as numbers go")).await;
     house.until("judged", Duration::from_secs(20), |view| view.step.as_deref() == Some("judging")).await;
-    assert!(!flag_is_off(&house));
+    assert!(!is_off(&house.flags()));
     let answer = house.command(revert()).await;
     assert!(answer.revert.is_some(), "{answer:?}");
     let view = house.until_phase(PhaseKind::Reverted, 30).await;
     assert_eq!(code(&view), "BS090");
-    assert!(flag_is_off(&house), "{}", fs::read_to_string(house.flags()).unwrap_or_default());
+    assert!(is_off(&house.flags()), "{}", fs::read_to_string(house.flags()).unwrap_or_default());
     assert_eq!(view.stable.as_ref(), Some(&v1));
     let done = view.revert.expect("a revert");
     assert!(done.traffic_back.is_some() && done.flags_safe.is_some() && done.release_back.is_some(), "{done:?}");

@@ -23,7 +23,7 @@ use backstop::core::record::{Decision, Event, Record};
 use backstop::core::release::{Image, Release, ReleaseId, Template};
 use backstop::core::state::PhaseKind;
 use backstop::host::wire;
-use backstop::shell::standalone::{Controller, Setup};
+use backstop::shell::standalone::{Controller, Setup, StartError};
 use backstop::world::clock;
 use backstop::world::host_client::HostClient;
 use backstop::world::publish::{File, Options, Provenance, Publisher, SigningKey};
@@ -124,6 +124,11 @@ impl House {
         let controller = Controller::start(&self.setup).await.unwrap_or_else(|error| panic!("the controller does not start: {error:?}"));
         self.keep_records(&controller);
         self.controller = Some(controller);
+    }
+
+    /// Has the controller read the specifications again.
+    pub async fn reload(&mut self) -> Result<(), StartError> {
+        self.controller.as_mut().expect("the controller runs").reload(&self.setup).await
     }
 
     fn keep_records(&self, controller: &Controller) {

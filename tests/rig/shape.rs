@@ -25,6 +25,8 @@ pub struct Shape {
     pub more: String,
     /// Further documents, each with its own `---`.
     pub documents: String,
+    /// File of the flag definitions, in the house's folder.
+    pub flags: String,
     /// Requests that count: selector of the counter in front of its labels.
     pub labels: String,
 }
@@ -48,6 +50,7 @@ impl Shape {
             health: ", startWithin: 3s".into(),
             more: String::new(),
             documents: String::new(),
+            flags: "flags.json".into(),
             labels: String::new(),
         }
     }
@@ -61,6 +64,16 @@ impl Shape {
     /// Where a service answers.
     pub fn address(&self, service: &str) -> SocketAddr {
         self.addresses[service]
+    }
+
+    /// Guards one more service.
+    pub fn add(&mut self, service: &str) {
+        self.addresses.extend(Self::of(&[service]).addresses);
+    }
+
+    /// Guards a service no more.
+    pub fn remove(&mut self, service: &str) {
+        self.addresses.remove(service);
     }
 
     /// Every service's name.
@@ -93,9 +106,10 @@ apiVersion: backstop.dev/v1alpha1
 kind: FlagTarget
 metadata: {{name: flags}}
 spec:
-  file: {{path: "{}/flags.json"}}
+  file: {{path: "{}/{}"}}
 "#,
-            dir.display()
+            dir.display(),
+            self.flags
         );
         text.push_str(&self.documents);
         text
