@@ -10,7 +10,7 @@ use std::time::Duration;
 use backstop::world::clock;
 use cluster::{Cluster, deployment};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 const FIRST: &str = "registry.example/shop/checkout@sha256:1111111111111111111111111111111111111111111111111111111111111111";
 const SECOND: &str = "registry.example/shop/checkout@sha256:2222222222222222222222222222222222222222222222222222222222222222";
 

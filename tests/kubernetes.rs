@@ -13,7 +13,10 @@ use backstop::spec::crd;
 use cluster::{Cluster, User, deployment};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
+
+/// What a document is changed by, so that it is wrong.
+type Change<'a> = &'a dyn Fn(&mut Value);
 
 fn image(digit: char) -> String {
     format!("registry.example/store/checkout@sha256:{}", String::from(digit).repeat(64))
@@ -35,7 +38,7 @@ fn shipped(file: &str) -> String {
 }
 
 /// The API server's refusal of a change to a valid rollout.
-fn refusal(cluster: &Cluster, change: &dyn Fn(&mut Value)) -> String {
+fn refusal(cluster: &Cluster, change: Change<'_>) -> String {
     let mut rollout: Value = serde_saphyr::from_str(&shipped("canary-deployment.yaml")).expect("YAML");
     change(&mut rollout);
     let applied =
@@ -57,11 +60,11 @@ fn an_api_server_takes_what_is_shipped_and_refuses_what_is_broken() {
     let columns: Vec<&str> = shown.lines().next().unwrap_or_default().split_whitespace().collect();
     assert_eq!(columns, ["NAME", "PHASE", "WEIGHT", "VERDICT", "REASON", "AGE"]);
 
-    let broken: [(&str, &dyn Fn(&mut Value)); 8] = [
+    let broken: [(&str, Change<'_>); 8] = [
         ("spec.workload", &|one| one["spec"]["workload"]["statefulSet"] = json!({"name": "checkout"})),
         ("spec.workload", &|one| one["spec"]["workload"] = json!({})),
         ("spec.workload.process", &|one| {
-            one["spec"]["workload"] = json!({"process": {"listen": "127.0.0.1:0", "artifacts": {"registry": {}}}})
+            one["spec"]["workload"] = json!({"process": {"listen": "127.0.0.1:0", "artifacts": {"registry": {}}}});
         }),
         ("good", &|one| one["spec"]["objectives"][0]["good"] = json!("mostly")),
         ("surprise", &|one| one["spec"]["surprise"] = json!(1)),

@@ -21,9 +21,9 @@ pub enum Json {
     /// A string.
     Text(String),
     /// An array.
-    List(Vec<Json>),
+    List(Vec<Self>),
     /// An object.
-    Map(BTreeMap<String, Json>),
+    Map(BTreeMap<String, Self>),
 }
 
 impl Json {
@@ -95,7 +95,9 @@ impl Json {
             Self::List(list) => {
                 field("list");
                 field(&list.len().to_string());
-                list.iter().for_each(|item| item.encode(field));
+                for item in list {
+                    item.encode(field);
+                }
             }
             Self::Map(map) => {
                 field("map");

@@ -11,8 +11,6 @@ use super::time::Span;
 pub struct Plan {
     /// In order; weights rise.
     pub stages: Vec<Stage>,
-    /// Whether the old release stays ready after the switch.
-    pub keep_warm: bool,
     /// Whether backstop moves anything forward itself.
     pub drives: bool,
     /// Unscored time after the first traffic.
@@ -56,7 +54,6 @@ impl Plan {
     pub fn compile(spec: &GuardedRollout) -> Self {
         let base = Self {
             stages: Vec::new(),
-            keep_warm: true,
             drives: true,
             warm_up: Span::default(),
             on_deadline: None,

@@ -320,11 +320,6 @@ reasons! {
     } => "disarmed: {instead_of} is left to people";
     /// The errors went away without blame; the candidate may go on.
     "BS078" Exonerated { } => "the errors were not the candidate's; going on";
-    /// The workload does not look as backstop left it.
-    "BS079" Drift {
-        /// What was seen.
-        what: String
-    } => "the workload changed under us: {what}";
     /// A disarm has run out.
     "BS080" DisarmExpired { } => "the disarm has run out; automatic reverts are on again";
     /// Somebody gave a command.

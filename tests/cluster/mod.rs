@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::bed::{self, Server};
 
-/// What a cluster is started from; a test asks for each with `bed::require!`.
+/// What a cluster is started from; a test asks with [`missing`].
 pub const TOOLS: [&str; 6] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok"];
 
 /// How long a cluster may take to take a pod.

@@ -192,7 +192,7 @@ impl Judge {
         judge.state.exonerated = checkpoint.exonerated;
         for (name, evidence) in &mut judge.state.evidence {
             if let Some(known) = checkpoint.evidence.get(name) {
-                *evidence = known.clone();
+                evidence.clone_from(known);
                 evidence.begin();
             }
         }

@@ -195,8 +195,8 @@ fn images(template: &Json) -> Result<Vec<Image>, PodError> {
     for field in ["containers", "initContainers"] {
         list(field).iter().try_for_each(|container| add(field, container, container.get("image")))?;
     }
-    let mounted = list("volumes").iter().filter_map(|volume| volume.get("image").map(|image| (volume, image)));
-    mounted.map(|(volume, image)| add("volumes", volume, image.get("reference"))).collect::<Result<(), _>>()?;
+    let mut mounted = list("volumes").iter().filter_map(|volume| volume.get("image").map(|image| (volume, image)));
+    mounted.try_for_each(|(volume, image)| add("volumes", volume, image.get("reference")))?;
     Ok(images)
 }
 
