@@ -98,7 +98,7 @@ async fn an_agent_deploys_and_a_person_reverts() {
     let all = async {
         while reverted.is_none() {
             match lines.next().await.unwrap().unwrap() {
-                Line::Record(record) => recorded |= record.result == "reverting" && record.resource_target == KEY,
+                Line::Record(record) => recorded |= record.result.starts_with("rv-") && record.resource_target == KEY,
                 Line::Standing(at) if at.view.phase == PhaseKind::Reverted => reverted = at.view.revert,
                 Line::Standing(_) => {}
                 Line::Missed(_) => panic!("records were missed"),

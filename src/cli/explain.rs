@@ -7,7 +7,6 @@ use super::service::{choose, views};
 use super::text::{clean, time};
 use super::{Context, Global, context};
 use crate::core::judge::Interval;
-use crate::core::preview::View;
 use crate::core::reason::Reason;
 use crate::core::record::{Decision, Event, Record};
 use crate::error::{Error, Exit};
@@ -50,18 +49,18 @@ pub(super) fn code(args: &Args, global: &Global) -> Result<Exit, Error> {
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Error> {
-    let (views, _) = views(context).await?;
-    let (key, generation) = if args.what.starts_with("rv-") {
-        let (key, generation) = reverted(&views, &args.what)?;
-        (key, Some(generation))
-    } else {
-        let keys: Vec<String> = views.iter().map(|view| view.key.clone()).collect();
-        (choose(Some(&args.what), &keys)?, None)
+    let id = Some(args.what.as_str()).filter(|what| what.starts_with("rv-"));
+    let key = match id {
+        Some(_) => None,
+        None => {
+            let keys: Vec<String> = views(context).await?.0.into_iter().map(|view| view.key).collect();
+            Some(choose(Some(&args.what), &keys)?)
+        }
     };
-    let entries = direct::records(context, Some(&key))?;
+    let entries = direct::records(context, key.as_deref())?;
     let records: Vec<&Record> = entries.iter().map(|entry: &Entry| &entry.record).collect();
-    let chain = match generation {
-        Some(generation) => records.iter().copied().filter(|record| record.generation == generation).collect(),
+    let chain = match id {
+        Some(id) => chain_of(&records, id)?,
         None => last_chain(&records),
     };
     if chain.is_empty() {
@@ -81,16 +80,16 @@ fn last_chain<'a>(records: &[&'a Record]) -> Vec<&'a Record> {
     records.iter().copied().filter(|record| record.generation == last.generation && record.revision <= last.revision).collect()
 }
 
-/// The rollout and the generation of a revert: the last one of each rollout is known by its id.
-fn reverted(views: &[View], id: &str) -> Result<(String, u64), Error> {
-    let last = || views.iter().filter_map(|view| Some((view, view.revert.as_ref()?)));
-    if let Some((view, revert)) = last().find(|(_, revert)| revert.id == id) {
-        return Ok((view.key.clone(), revert.generation));
+/// The records of the attempt that a revert ended.
+fn chain_of<'a>(records: &[&'a Record], id: &str) -> Result<Vec<&'a Record>, Error> {
+    let reverts = || records.iter().filter(|record| matches!(record.event, Event::Decision { decision: Decision::Revert, .. }));
+    if let Some(found) = reverts().rfind(|record| record.result == id) {
+        let same = |record: &&&Record| record.resource_target == found.resource_target && record.generation == found.generation;
+        return Ok(records.iter().filter(same).copied().collect());
     }
-    let known: Vec<String> = last().map(|(view, revert)| format!("{} of {}", revert.id, view.key)).collect();
-    let error = Error::usage(format!("`{}` is the last revert of no rollout", super::text::brief(id, 40)));
-    let all = "`backstop audit show --service SERVICE` has the older ones";
-    Err(if known.is_empty() { error.hint(all) } else { error.hint(format!("there are {}; {all}", known.join(", "))) })
+    let error = Error::usage(format!("no revert has the id `{}`", super::text::brief(id, 40)));
+    let known: Vec<String> = reverts().rev().take(5).map(|record| format!("{} of {}", record.result, record.resource_target)).collect();
+    Err(if known.is_empty() { error } else { error.hint(format!("the last ones are {}", known.join(", "))) })
 }
 
 /// A record in a line.

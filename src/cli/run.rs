@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use std::sync::Arc;
 
-use axum::Router;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
@@ -101,7 +100,8 @@ async fn serve(config: Config) -> Result<Exit, Error> {
     let (freezes, asked) = mpsc::channel(16);
     let (ready, unready) = watch::channel(None);
     let api = Api::new(controller.handle(), Arc::new(principals), Arc::clone(&metrics), unready, freezes);
-    let router = api::router(api).merge(alerts(&config, &controller)?);
+    let alerts = alerts(&config, &controller)?;
+    let router = api::router(api).merge(alerts.clone().map(alerts::router).unwrap_or_default());
     tokio::spawn(keep_freezes(controller.shared(), asked));
     tokio::spawn(count(controller.handle(), metrics));
     let socket = config.paths.socket();
@@ -121,7 +121,14 @@ async fn serve(config: Config) -> Result<Exit, Error> {
         tokio::select! {
             () = told_to_end() => break,
             _ = hangup.recv() => match controller.reload(&setup).await {
-                Ok(()) => tracing::info!("the specifications were read again"),
+                Ok(()) => {
+                    match (&alerts, subscriptions(&controller)) {
+                        (Some(alerts), Ok(subscriptions)) => alerts.listen(subscriptions),
+                        (None, _) => {}
+                        (Some(_), Err(error)) => tracing::error!(%error, "what rollouts listened to before, they listen to still"),
+                    }
+                    tracing::info!("the specifications were read again");
+                }
                 Err(error) => tracing::error!(error = %direct::start_failed(&error), "the specifications are not taken; those before stay"),
             },
         }
@@ -149,19 +156,17 @@ pub(super) async fn told_to_end() {
 }
 
 /// The receivers of alerts that the file `receivers.yaml` in the data folder names, and what rollouts listen to.
-fn alerts(config: &Config, controller: &Controller) -> Result<Router, Error> {
+fn alerts(config: &Config, controller: &Controller) -> Result<Option<Arc<Alerts>>, Error> {
     let file = config.paths.data_dir().join("receivers.yaml");
     let unusable = |what: String| Error::invalid(format!("`{}` cannot be used", file.display())).cause(what);
     let receivers: Vec<Receiver> = match std::fs::read_to_string(&file) {
         Ok(text) => serde_saphyr::from_str(&text).map_err(|error| unusable(error.to_string()))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Router::new()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unusable(error.to_string())),
     };
     let (queue, mut deliveries) = mpsc::channel::<Vec<Delivery>>(256);
     let alerts = Arc::new(Alerts::new(receivers, queue).map_err(|error| unusable(error.to_string()))?);
-    let rollouts = controller.loaded().rollouts.iter();
-    let subscriptions = rollouts.map(|(key, (_, spec))| Subscription::new(key, &spec.also_breach_on));
-    alerts.listen(subscriptions.collect::<Result<_, _>>().map_err(|error| Error::invalid("an alert rule cannot be used").because(&error))?);
+    alerts.listen(subscriptions(controller)?);
     let handle = controller.handle();
     tokio::spawn(async move {
         while let Some(batch) = deliveries.recv().await {
@@ -172,7 +177,14 @@ fn alerts(config: &Config, controller: &Controller) -> Result<Router, Error> {
             }
         }
     });
-    Ok(alerts::router(alerts))
+    Ok(Some(alerts))
+}
+
+/// What rollouts listen to.
+fn subscriptions(controller: &Controller) -> Result<Vec<Subscription>, Error> {
+    let rollouts = controller.loaded().rollouts.iter();
+    let subscriptions = rollouts.map(|(key, (_, spec))| Subscription::new(key, &spec.also_breach_on));
+    subscriptions.collect::<Result<_, _>>().map_err(|error| Error::invalid("an alert rule cannot be used").because(&error))
 }
 
 /// Keeps freezes of wider scopes, and tells every rollout.

@@ -39,7 +39,8 @@ pub struct Record {
     /// Who asked, and why, where somebody did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Request>,
-    /// How it ended, in a word: `accepted`, `refused`, `breach`, `pass`, `done`, `failed` ….
+    /// How it ended, in a word: `accepted`, `refused`, `breach`, `pass`, `done`, `failed` …; of a decision to revert, the
+    /// revert's id.
     pub result: String,
 }
 

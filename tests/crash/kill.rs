@@ -61,6 +61,7 @@ async fn a_controller_killed_during_reverts_ends_each_and_does_nothing_twice() {
     let outside = Outside::watch(house.dir());
     let mut dice = Dice(seed);
     let (mut lost, mut late) = (0, 0);
+    let mut first = None;
     for round in 0..rounds {
         house.reset_flag();
         let automatic = round % 4 == 3;
@@ -91,6 +92,7 @@ async fn a_controller_killed_during_reverts_ends_each_and_does_nothing_twice() {
         }
         let view = program.until(&format!("round {round} is reverted"), Duration::from_mins(1), |view| settled(view, PhaseKind::Reverted));
         check(&outside.since(mark, &candidate), &view, &v1, &candidate, &format!("round {round}, {wait} ms, seed {seed:#x}"));
+        first = first.or_else(|| view.revert.as_ref().map(|revert| revert.id.clone()));
         program.command(Verb::Lift { release: None });
         program.until("at rest", Duration::from_secs(20), |view| settled(view, PhaseKind::Idle));
     }
@@ -105,6 +107,9 @@ async fn a_controller_killed_during_reverts_ends_each_and_does_nothing_twice() {
     assert!(verified.is_ok(), "{verified:?}");
     let (code, said) = say(house.dir(), &["audit", "verify"]);
     assert_eq!(code, 0, "{said}");
+    // The first revert is found by its id, long after others of the same rollout.
+    let (code, said) = say(house.dir(), &["explain", &first.expect("a revert")]);
+    assert!(code == 0 && said.contains("decided to revert") && said.contains("c0"), "{code}: {said}");
 }
 
 fn check(counted: &Counted, view: &View, stable: &Release, candidate: &Release, when: &str) {

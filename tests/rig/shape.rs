@@ -19,6 +19,8 @@ pub struct Shape {
     pub source: String,
     /// Sources of single services, where they have their own.
     pub sources: BTreeMap<String, String>,
+    /// Where artifacts come from; `DIR` stands for the house's folder.
+    pub artifacts: String,
     /// Further fields of the process's `health`.
     pub health: String,
     /// Further fields of `spec`, indented by two.
@@ -47,6 +49,7 @@ impl Shape {
             watch: "for: 3s, holdback: 10%".into(),
             source: "host".into(),
             sources: BTreeMap::new(),
+            artifacts: "{layout: {path: DIR/layout}}".into(),
             health: ", startWithin: 3s".into(),
             more: String::new(),
             documents: String::new(),
@@ -120,6 +123,7 @@ spec:
         let source = self.sources.get(service).unwrap_or(&self.source);
         let name = service.rsplit('/').next().unwrap_or(service);
         let dir = dir.display();
+        let artifacts = self.artifacts.replace("DIR", &dir.to_string());
         format!(
             r#"apiVersion: backstop.dev/v1alpha1
 kind: GuardedRollout
@@ -128,7 +132,7 @@ spec:
   workload:
     process:
       listen: "{address}"
-      artifacts: {{layout: {{path: "{dir}/layout"}}}}
+      artifacts: {artifacts}
       health: {{path: /healthz, every: 100ms{health}}}
       drain: 2s
   arms: {{by: route}}

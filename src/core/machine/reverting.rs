@@ -94,7 +94,7 @@ impl Machine {
         if revert.parts != Parts::Flags {
             self.want_traffic_back();
         }
-        self.decide(Decision::Revert, reason.clone(), "reverting");
+        self.decide(Decision::Revert, reason.clone(), revert.id.clone());
         self.quarantine(&revert);
         self.page(reason);
         self.state.last_revert = Some(revert);
