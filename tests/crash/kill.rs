@@ -10,7 +10,7 @@ use backstop::core::preview::View;
 use backstop::core::record::{Decision, Event};
 use backstop::core::release::Release;
 use backstop::core::state::PhaseKind;
-use backstop::world::audit;
+use backstop::world::{audit, clock};
 use backstop::world::keys::Public;
 use rustix::process::Signal;
 
@@ -61,7 +61,7 @@ async fn a_controller_killed_during_reverts_ends_each_and_does_nothing_twice() {
     let outside = Outside::watch(house.dir());
     let mut dice = Dice(seed);
     let (mut lost, mut late) = (0, 0);
-    let mut first = None;
+    let (mut first, mut back) = (None, Vec::new());
     for round in 0..rounds {
         house.reset_flag();
         let automatic = round % 4 == 3;
@@ -81,6 +81,7 @@ async fn a_controller_killed_during_reverts_ends_each_and_does_nothing_twice() {
         tokio::time::sleep(Duration::from_millis(wait)).await;
         program.kill();
         drop(program);
+        let begin = clock::instant();
         program = Program::start(house.dir());
         // The word did not arrive before the end, or the breach was not seen yet: said again, as a person would.
         let view = program.view().expect("a view");
@@ -90,8 +91,10 @@ async fn a_controller_killed_during_reverts_ends_each_and_does_nothing_twice() {
         } else if view.phase == PhaseKind::Advancing {
             late += 1;
         }
+        let decided = view.phase != PhaseKind::Advancing;
         let view = program.until(&format!("round {round} is reverted"), Duration::from_mins(1), |view| settled(view, PhaseKind::Reverted));
         check(&outside.since(mark, &candidate), &view, &v1, &candidate, &format!("round {round}, {wait} ms, seed {seed:#x}"));
+        back.extend(outside.taken_out_after(begin, &candidate).filter(|_| decided).map(|at| (at - begin).as_millis()));
         first = first.or_else(|| view.revert.as_ref().map(|revert| revert.id.clone()));
         program.command(Verb::Lift { release: None });
         program.until("at rest", Duration::from_secs(20), |view| settled(view, PhaseKind::Idle));
@@ -99,6 +102,8 @@ async fn a_controller_killed_during_reverts_ends_each_and_does_nothing_twice() {
     let visits = traffic.stop().await;
     assert_eq!(visits.iter().filter(|visit| visit.status.is_none()).count(), 0, "dropped requests");
     eprintln!("{rounds} kills during reverts: {lost} before the command was recorded, {late} before the breach was");
+    back.sort_unstable();
+    eprintln!("start to traffic back, where a revert was on record and traffic was not back yet: {back:?} ms");
     program.kill();
     let counts = reverts_by_generation(&house);
     assert_eq!(counts.len(), rounds, "one revert per candidate: {counts:?}");

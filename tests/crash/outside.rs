@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backstop::core::release::Release;
 use backstop::core::spec::Percent;
+use backstop::world::clock;
 use serde::Deserialize;
 
 /// The part of the host's state file that is the world: what order its writers is left out.
@@ -22,9 +23,15 @@ pub(crate) struct Seen {
     pub(crate) quarantined: BTreeSet<String>,
 }
 
+impl Seen {
+    fn share(&self, id: &str) -> Percent {
+        self.weights.get(id).copied().unwrap_or(Percent::ZERO)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Book {
-    host: Vec<Seen>,
+    host: Vec<(Instant, Seen)>,
     flag: Vec<String>,
 }
 
@@ -67,8 +74,8 @@ impl Outside {
                     && let Ok(seen) = serde_json::from_str::<Seen>(&text)
                 {
                     let mut book = kept.lock().expect("a lock");
-                    if book.host.last() != Some(&seen) {
-                        book.host.push(seen);
+                    if book.host.last().is_none_or(|(_, last)| *last != seen) {
+                        book.host.push((clock::instant(), seen));
                     }
                 }
                 if let Some(text) = flag.changed() {
@@ -88,6 +95,15 @@ impl Outside {
         (book.host.len().saturating_sub(1), book.flag.len().saturating_sub(1))
     }
 
+    /// When a release got no more traffic, if that was after `begin`.
+    pub(crate) fn taken_out_after(&self, begin: Instant, release: &Release) -> Option<Instant> {
+        let book = self.book.lock().expect("a lock");
+        let mut before = book.host.iter().take_while(|(at, _)| *at < begin);
+        let had = before.next_back().is_some_and(|(_, seen)| seen.share(&release.id.0) > Percent::ZERO);
+        let mut after = book.host.iter().skip_while(|(at, _)| *at < begin);
+        after.find(|(_, seen)| seen.share(&release.id.0) == Percent::ZERO).filter(|_| had).map(|(at, _)| *at)
+    }
+
     /// What happened to a release since then.
     pub(crate) fn since(&self, mark: (usize, usize), release: &Release) -> Counted {
         std::thread::sleep(Duration::from_millis(30));
@@ -95,8 +111,8 @@ impl Outside {
         let id = &release.id.0;
         let mut counted = Counted { flag: book.flag.len().saturating_sub(mark.1 + 1), ..Counted::default() };
         for pair in book.host[mark.0..].windows(2) {
-            let share = |seen: &Seen| seen.weights.get(id).copied().unwrap_or(Percent::ZERO);
-            let (before, after) = (&pair[0], &pair[1]);
+            let share = |seen: &Seen| seen.share(id);
+            let (before, after) = (&pair[0].1, &pair[1].1);
             counted.taken_out += usize::from(share(before) > Percent::ZERO && share(after) == Percent::ZERO);
             counted.raised += usize::from(share(after) > share(before));
             counted.ended += usize::from(before.arms.contains_key(id) && !after.arms.contains_key(id));

@@ -1,14 +1,15 @@
 //! What is attested may run, and only that goes back.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use backstop::cli::demo::load::Traffic;
-use backstop::core::release::Release;
+use backstop::core::release::{Image, Release};
 use backstop::core::spec::Percent;
 use backstop::core::state::PhaseKind;
 
+use crate::bed::{self, Registry};
 use crate::rig::{House, SERVICE, Shape, agent, code, revert};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,6 +116,59 @@ async fn a_revert_needs_no_registry() {
     assert_eq!(visits.iter().filter(|visit| visit.status.is_none()).count(), 0, "dropped requests");
     assert_eq!(visits.last().and_then(|visit| visit.release.clone()), Some(v1.id.clone()));
 
+    house.end().await;
+}
+
+/// Puts everything of the house's layout into a registry, one manifest after another: where the registry has no list of
+/// referrers, each push rewrites the tag that stands in for it.
+fn push(house: &House, crane: &Path, repository: &str) {
+    let index = house.layout().join("index.json");
+    let whole = fs::read_to_string(&index).expect("an index");
+    let mut all: serde_json::Value = serde_json::from_str(&whole).expect("JSON");
+    let manifests = all["manifests"].as_array().expect("manifests").clone();
+    for (at, entry) in manifests.into_iter().enumerate() {
+        all["manifests"] = serde_json::json!([entry]);
+        fs::write(&index, all.to_string()).expect("an index");
+        bed::run(crane, &["push", &house.layout().display().to_string(), &format!("{repository}:part-{at}")]);
+    }
+    fs::write(&index, whole).expect("an index");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_dies_before_the_revert_costs_neither_proof_nor_bytes() {
+    bed::require!("docker-registry");
+    bed::require!("crane");
+    let mut registry = Registry::start();
+    let repository = format!("127.0.0.1:{}/shop/checkout", registry.port);
+    let mut shape = Shape::canary();
+    shape.artifacts = "{registry: {}}".into();
+    let house = House::start(shape).await;
+    let published = |label: &str, env: &[(&str, &str)]| {
+        let release = house.release(label, env);
+        push(&house, &bed::tool("crane").expect("it is there"), &repository);
+        let digest = release.template.image().digest.clone();
+        house.run_with(Image { repository: repository.clone(), digest }, label, env)
+    };
+    let v1 = published("v1", &[]);
+    house.settle(&v1).await;
+    let v2 = published("v2", &[]);
+    house.settle(&v2).await;
+    house.until("v1 runs no more", Duration::from_secs(10), |view| !view.arms.contains_key(&v1.id)).await;
+    let traffic = Traffic::start(house.address(SERVICE), 200);
+    let v3 = published("v3", &[("ERROR_RATIO", "0.1")]);
+    house.deploy(&v3, agent("break it")).await;
+    house.until("judged", Duration::from_secs(20), |view| view.step.as_deref() == Some("judging")).await;
+    registry.kill();
+    fs::remove_dir_all(house.layout()).expect("nothing else has the bytes");
+    let view = house.until_phase(PhaseKind::Reverted, 60).await;
+    assert_eq!(view.stable.as_ref(), Some(&v2));
+    house.command(backstop::core::input::Verb::Lift { release: None }).await;
+    house.until_phase(PhaseKind::Idle, 10).await;
+    house.command(revert()).await;
+    let view = house.until_phase(PhaseKind::Reverted, 60).await;
+    assert_eq!(view.stable.as_ref(), Some(&v1), "one that runs no more starts from what was kept");
+    let visits = traffic.stop().await;
+    assert_eq!(visits.iter().filter(|visit| visit.status.is_none()).count(), 0, "dropped requests");
     house.end().await;
 }
 
