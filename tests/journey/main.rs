@@ -12,3 +12,4 @@ mod people;
 mod prometheus;
 mod sick;
 mod switching;
+mod terminal;
