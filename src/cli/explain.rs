@@ -50,12 +50,11 @@ pub(super) fn code(args: &Args, global: &Global) -> Result<Exit, Error> {
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Error> {
     let id = Some(args.what.as_str()).filter(|what| what.starts_with("rv-"));
-    let key = match id {
-        Some(_) => None,
-        None => {
-            let keys: Vec<String> = views(context).await?.0.into_iter().map(|view| view.key).collect();
-            Some(choose(Some(&args.what), &keys)?)
-        }
+    let key = if id.is_some() {
+        None
+    } else {
+        let keys: Vec<String> = views(context).await?.0.into_iter().map(|view| view.key).collect();
+        Some(choose(Some(&args.what), &keys)?)
     };
     let entries = direct::records(context, key.as_deref())?;
     let records: Vec<&Record> = entries.iter().map(|entry: &Entry| &entry.record).collect();
