@@ -98,8 +98,8 @@ impl Outside {
     /// When a release got no more traffic, if that was after `begin`.
     pub(crate) fn taken_out_after(&self, begin: Instant, release: &Release) -> Option<Instant> {
         let book = self.book.lock().expect("a lock");
-        let mut before = book.host.iter().take_while(|(at, _)| *at < begin);
-        let had = before.next_back().is_some_and(|(_, seen)| seen.share(&release.id.0) > Percent::ZERO);
+        let before = book.host.iter().take_while(|(at, _)| *at < begin);
+        let had = before.last().is_some_and(|(_, seen)| seen.share(&release.id.0) > Percent::ZERO);
         let mut after = book.host.iter().skip_while(|(at, _)| *at < begin);
         after.find(|(_, seen)| seen.share(&release.id.0) == Percent::ZERO).filter(|_| had).map(|(at, _)| *at)
     }
