@@ -10,8 +10,8 @@ use backstop::core::preview::View;
 use backstop::core::record::{Decision, Event};
 use backstop::core::release::Release;
 use backstop::core::state::PhaseKind;
-use backstop::world::{audit, clock};
 use backstop::world::keys::Public;
+use backstop::world::{audit, clock};
 use rustix::process::Signal;
 
 use crate::bed;
