@@ -1,6 +1,6 @@
-//! Images of the sample service in a real registry, built by buildah and signed by cosign.
+//! Images of the sample service in a real registry, put together by crane and signed by cosign.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -44,30 +44,27 @@ impl Images {
     /// Builds and pushes `HOST/REPOSITORY:VERSION`, which answers with its version and fails as `behaviour` says (see
     /// `service/main.go`). Its name by digest.
     pub fn push(&self, repository: &str, version: &str, behaviour: &[(&str, &str)]) -> String {
-        let mut config = vec![format!("--env=VERSION={version}")];
-        config.extend(behaviour.iter().map(|(variable, value)| format!("--env={variable}={value}")));
-        self.build(repository, version, config)
+        let all = [&[("VERSION", version)], behaviour].concat();
+        let variables: Vec<String> = all.iter().map(|(name, value)| format!("--env={name}={value}")).collect();
+        self.build(repository, version, &variables.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// The image that holds a pod's network.
     pub fn pause(&self) -> String {
-        self.build("pause", "1", vec!["--cmd=pause".into()])
+        self.build("pause", "1", &["--cmd=pause"])
     }
 
-    fn build(&self, repository: &str, tag: &str, config: Vec<String>) -> String {
+    fn build(&self, repository: &str, tag: &str, config: &[&str]) -> String {
         let name = format!("{}/{repository}", self.host());
-        let tagged = format!("{name}:{tag}");
-        let service = bed::tool("sample-service").expect("call node::missing first").display().to_string();
-        let container = self.buildah(&["from", "scratch"]);
-        self.buildah(&["copy", "--quiet", &container, &service, "/sample-service"]);
-        let fixed = ["config", "--entrypoint=[\"/sample-service\"]", "--port=8080"].map(str::to_owned);
-        let config: Vec<String> = fixed.into_iter().chain(config).chain([container.clone()]).collect();
-        self.buildah(&config.iter().map(String::as_str).collect::<Vec<_>>());
-        self.buildah(&["commit", "--quiet", &container, &tagged]);
-        self.buildah(&["push", "--quiet", "--tls-verify=false", "--digestfile=digest", &tagged, &format!("docker://{tagged}")]);
-        self.buildah(&["rm", &container]);
-        let digest = fs::read_to_string(self.folder.path().join("digest")).expect("buildah writes the digest");
-        format!("{name}@{}", digest.trim())
+        let service = bed::tool("sample-service").expect("call node::missing first");
+        let layer = self.folder.path().join("layer.tar");
+        let mut files = tar::Builder::new(File::create(&layer).expect("a layer"));
+        files.append_path_with_name(service, "sample-service").expect("the sample service");
+        files.finish().expect("a layer");
+        let layer = format!("--new_layer={}", layer.display());
+        let empty = self.run("crane", &["append", "--oci-empty-base", &layer, &format!("--new_tag={name}:layer")]);
+        let fixed = ["mutate", "--entrypoint=/sample-service", "--set-platform=linux/amd64"];
+        self.run("crane", &[&fixed, config, &[&format!("--tag={name}:{tag}"), &empty]].concat())
     }
 
     /// Signs an image, and attests where it was built and what is in it.
@@ -81,12 +78,6 @@ impl Images {
     /// The public key that verifies what [`sign`](Self::sign) signed.
     pub fn public_key(&self) -> String {
         fs::read_to_string(self.folder.path().join("build.pub")).expect("cosign made a key pair")
-    }
-
-    fn buildah(&self, arguments: &[&str]) -> String {
-        // Plain copies of folders need no mounts.
-        let places = ["--storage-driver=vfs", "--root=storage", "--runroot=run"];
-        self.run("buildah", &[&places, arguments].concat())
     }
 
     /// Runs a tool in the folder: its output.

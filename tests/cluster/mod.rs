@@ -6,8 +6,11 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses the part that it needs")]
 
+pub mod background;
 pub mod images;
+pub mod metrics;
 pub mod node;
+pub mod router;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -97,6 +100,12 @@ impl Cluster {
     /// Where the real node pulls from.
     pub fn images(&self) -> &images::Images {
         self.images.as_ref().expect("the cluster has a real node")
+    }
+
+    /// Applies the resources of the Gateway API.
+    pub fn apply_gateway_api(&self) {
+        self.kubectl(&["apply", "--server-side", &format!("--filename={}", tool("gateway-api.yaml").display())]);
+        self.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "customresourcedefinitions", "--all"]);
     }
 
     /// Who may do everything.

@@ -16,7 +16,7 @@ use crate::bed::{self, Server};
 const TOOLS: [(&str, &str); 6] = [
     ("containerd", "apt-get install containerd"),
     ("runc", "apt-get install runc"),
-    ("buildah", "apt-get install buildah"),
+    ("crane", "tests/run"),
     ("docker-registry", "apt-get install docker-registry"),
     ("kubelet", "tests/cluster/tools"),
     ("sample-service", "tests/cluster/tools"),
