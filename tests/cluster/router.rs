@@ -1,4 +1,4 @@
-//! A data plane for one `HTTPRoute`: HAProxy on 127.0.0.1, told by a loop which pods there are and what each one weighs.
+//! A data plane for one `HTTPRoute`: `HAProxy` on 127.0.0.1, told by a loop which pods there are and what each one weighs.
 //!
 //! The loop watches the route and the endpoints. It follows the weights of the first rule, and says `Accepted` and `ResolvedRefs`
 //! in the route's status as a controller of the Gateway API does. As there, the share of a backend without a ready pod is
