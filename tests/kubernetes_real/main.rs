@@ -1,0 +1,8 @@
+//! Real pods on a real node, with real traffic, images and metrics.
+
+#[path = "../bed/mod.rs"]
+mod bed;
+#[path = "../cluster/mod.rs"]
+mod cluster;
+mod pods;
+mod shop;
