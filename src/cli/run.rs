@@ -195,7 +195,7 @@ async fn keep_freezes(shared: Arc<Shared>, mut asked: mpsc::Receiver<ScopeFreeze
         // The switch is thrown first: a store that does not answer must not keep it from working.
         shared.neighbours.freeze(name, who.clone());
         shared.changed.notify_waiters();
-        let kept = documents::freeze(shared.world.store(), name, who.as_deref()).await;
+        let kept = documents::freeze(shared.world.store().local(), name, who.as_deref()).await;
         let rollouts = shared.handle.keys().iter().filter(|key| scope.contains(key)).count();
         let _ = answer.send(kept.map(|()| rollouts).map_err(|error| error.to_string()));
     }

@@ -189,7 +189,7 @@ impl Rollout {
             return;
         };
         self.policies = Policies::new(Arc::clone(&loaded), metadata.clone(), spec);
-        let guard = super::standalone::guard(&loaded, self.shared.world.store(), &self.guard.key, &self.policies, spec);
+        let guard = super::standalone::guard(&loaded, self.guard.uid.clone(), &self.guard.key, &self.policies, spec);
         if guard != self.guard {
             self.guard = guard.clone();
             self.shared.neighbours.watch(&guard.key, &guard.spec.source);

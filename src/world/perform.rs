@@ -14,7 +14,8 @@ use super::host_client::HostClient;
 use super::notify::{Notifier, Subject};
 use super::registry::Collector;
 use super::source::Source;
-use super::store::{LoadError, Store};
+use super::storage::Storage;
+use super::store::LoadError;
 use super::verify::{Keys, verify};
 use crate::core::attest::{Facts, ImageFacts};
 use crate::core::input::{LookFault, Looked, Observation, Outcome};
@@ -56,7 +57,7 @@ pub struct Subjects {
 
 /// Everything that a controller acts on.
 pub struct World {
-    store: Store,
+    store: Storage,
     clock: Clock,
     host: HostClient,
     content: PathBuf,
@@ -71,7 +72,7 @@ pub struct World {
 impl World {
     /// Puts the parts together. `content` is the folder from which the host takes artifacts that came from a registry.
     pub fn new(
-        store: Store,
+        store: impl Into<Storage>,
         clock: Clock,
         host: HostClient,
         content: PathBuf,
@@ -80,7 +81,7 @@ impl World {
         notifier: Notifier,
     ) -> Self {
         Self {
-            store,
+            store: store.into(),
             clock,
             host,
             content,
@@ -94,7 +95,7 @@ impl World {
     }
 
     /// The store.
-    pub fn store(&self) -> &Store {
+    pub fn store(&self) -> &Storage {
         &self.store
     }
 
@@ -262,7 +263,7 @@ impl World {
     }
 
     fn evidence_dir(&self) -> PathBuf {
-        self.store.dir().join("evidence")
+        self.store.local().dir().join("evidence")
     }
 
     // ------------------------------------------------------------------------------------------------ artifacts
