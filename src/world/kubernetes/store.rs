@@ -344,6 +344,12 @@ impl Store {
             self.create(key, record).await?;
         }
         let mut prepared = self.prepare(key, commit).await?;
+        // A version that is current says nothing if it was read after the decision.
+        if self.revision(key) != prepared.expected
+            && let Some(swapped) = self.look_again(key, &prepared).await?
+        {
+            return Ok(swapped);
+        }
         let (api, name) = self.api(key);
         let mut pause = Duration::from_millis(25);
         for attempt in 1..=TRIES {
@@ -383,12 +389,15 @@ impl Store {
             if let Some(seat) = lock(&self.0.seats).get_mut(key) {
                 seat.version = object.metadata.resource_version.unwrap_or_default();
                 seat.generation = object.metadata.generation;
+                seat.revision = found;
             }
             return Ok(None);
         }
         if object.data["status"]["state"].as_str() == Some(&prepared.text) {
-            let copy = Prepared { records: prepared.records.clone(), ledger: prepared.ledger.clone(), ..prepared.shell() };
-            self.sit(key, &object, copy);
+            if self.revision(key) != found {
+                let copy = Prepared { records: prepared.records.clone(), ledger: prepared.ledger.clone(), ..prepared.shell() };
+                self.sit(key, &object, copy);
+            }
             return Ok(Some(Swapped::Already));
         }
         Ok(Some(Swapped::Lost { found }))
