@@ -131,9 +131,9 @@ impl World {
         self.flag_targets.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    /// Performs an effect: never fails, never outlives its deadline.
-    pub async fn perform(&self, subjects: &Subjects, effect: &Effect) -> Performed {
-        let left = effect.deadline.since(self.clock.now().mono).max(Duration::from_millis(100));
+    /// Performs an effect by the clock `clock`, which its deadline is on: never fails, never outlives that.
+    pub async fn perform(&self, subjects: &Subjects, effect: &Effect, clock: Clock) -> Performed {
+        let left = effect.deadline.since(clock.now().mono).max(Duration::from_millis(100));
         if let Action::Look(plan) = &effect.action {
             let looked = tokio::time::timeout(left, self.look(plan)).await;
             let looked = looked.unwrap_or_else(|_| fault(LookFault::Down(format!("{} did not answer within {left:?}", plan.source))));
