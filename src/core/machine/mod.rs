@@ -480,6 +480,7 @@ impl Machine {
             signals: judge.config().signals.clone(),
             arm_label: spec.arms.by.label().to_owned(),
             arms: self.compared(),
+            members: BTreeMap::new(),
             since: judge.since(),
         };
         // Twice the interval, so that a slow answer is still an answer, and at most 20 s so that a hanging one is not waited for.
