@@ -9,6 +9,7 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde_json::{Map, Value, json};
 
+use super::report::{INVALID, READY};
 use crate::core::reason::Reason;
 use crate::core::record::{Decision, Event, Record};
 use crate::core::release::{Release, ReleaseId};
@@ -157,7 +158,10 @@ fn said(record: &Record) -> Option<(Option<&'static str>, &Reason)> {
 
 fn conditions(state: &State, before: &RolloutStatus, generation: Option<i64>) -> Vec<StatusCondition> {
     let phase = state.phase.kind();
-    let mut conditions = vec![condition("Ready", ConditionStatus::True, "Guarded", "backstop watches this workload")];
+    // What is wrong with the document is said by whoever reads it.
+    let invalid = before.conditions.iter().find(|one| one.r#type == READY && one.reason == INVALID).cloned();
+    let guarded = || condition(READY, ConditionStatus::True, "Guarded", "backstop watches this workload");
+    let mut conditions = vec![invalid.unwrap_or_else(guarded)];
     let (ready, why, text) = match &state.readiness {
         None => (ConditionStatus::Unknown, "NotProven", "there was no known-good release to prove yet".to_owned()),
         Some(readiness) => match (&readiness.target, &readiness.missing) {

@@ -46,6 +46,8 @@ pub struct Store(Arc<Inner>);
 
 struct Inner {
     client: Client,
+    /// Backstop's own namespace.
+    namespace: String,
     local: local::Store,
     public: Public,
     /// Whether this process signs and drains: a controller does, a command line does not.
@@ -114,7 +116,7 @@ impl Store {
     fn new(client: Client, namespace: &str, local: local::Store, public: Public, signs: bool) -> Self {
         let (records, proofs) = (Records::new(client.clone(), namespace), Proofs::new(client.clone(), namespace));
         let (seats, offered, recovering) = (Mutex::default(), Mutex::default(), tokio::sync::Mutex::default());
-        Self(Arc::new(Inner { client, local, public, signs, records, proofs, seats, offered, recovering }))
+        Self(Arc::new(Inner { client, namespace: namespace.to_owned(), local, public, signs, records, proofs, seats, offered, recovering }))
     }
 
     /// The replica's own store.
@@ -523,6 +525,14 @@ impl Store {
             }
         }
         self.0.local.drain().await
+    }
+
+    /// Keeps a freeze of a wider scope, or its end, for every replica.
+    ///
+    /// # Errors
+    /// The API server does not take it.
+    pub async fn freeze(&self, scope: &str, who: Option<&str>) -> Result<(), Unavailable> {
+        super::freezes::keep(&self.0.client, &self.0.namespace, scope, who).await
     }
 
     /// Forgets a guard that is gone, or another replica's.
