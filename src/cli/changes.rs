@@ -91,6 +91,7 @@ fn what(record: &Record) -> Option<String> {
                 Verb::Disarm { span } => format!("disarm for {span}"),
                 verb => verb.kind().name().to_owned(),
             }),
+            Input::Found(release) => Some(format!("found {release} running")),
             Input::SpecChanged(_) => Some("the guard changed".into()),
             Input::PolicyChanged(_) => Some("the policy changed".into()),
             Input::ScopeChanged(scope) => Some(if scope.frozen { "a wider freeze began" } else { "surroundings changed" }.into()),

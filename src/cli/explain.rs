@@ -108,6 +108,7 @@ fn name_of(input: &crate::core::input::Input) -> String {
     use crate::core::input::Input;
     match input {
         Input::Deployed(deployed) => format!("{} was deployed", deployed.release),
+        Input::Found(release) => format!("{release} was found running"),
         Input::Looked(_) => "metrics were read".into(),
         Input::Observed(_) => "the workload was seen".into(),
         Input::Alerted(alert) => format!("alert {} {}", alert.name, if alert.firing { "fires" } else { "ended" }),

@@ -19,6 +19,8 @@ use super::work::EffectId;
 pub enum Input {
     /// Somebody deployed a release, or asks backstop to.
     Deployed(Deployed),
+    /// This release runs, where nothing was ever committed: its guard is new.
+    Found(Release),
     /// Metrics were read, or could not be.
     Looked(Looked),
     /// The workload was seen.

@@ -47,6 +47,11 @@ pub struct Ledger {
 const KEPT: usize = 20;
 
 impl Ledger {
+    /// A ledger of what was kept elsewhere, in the order in which releases were first seen.
+    pub fn of(records: Vec<LedgerRecord>) -> Self {
+        Self { records }
+    }
+
     /// The records.
     pub fn records(&self) -> &[LedgerRecord] {
         &self.records

@@ -207,6 +207,11 @@ reasons! {
     } => "the candidate breaks `{objective}`; still comparing with stable: {counts}";
     /// Images are attested and policy allows the release.
     "BS035" Admitted { } => "attested, and policy allows it";
+    /// The release ran before its guard was there, is attested, and was healthy for as long as it takes: it is known good.
+    "BS036" Found {
+        /// How long it was healthy.
+        healthy: Span
+    } => "it ran before it was guarded, is attested, and was healthy for {healthy}";
     /// An image lacks what policy demands.
     "BS040" NotAttested {
         /// Which image.

@@ -1,6 +1,6 @@
 //! Intentions that the machine hands out. The set is closed; every effect is an "ensure".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -150,8 +150,26 @@ pub struct LookPlan {
     pub arm_label: String,
     /// The release of each arm that is read.
     pub arms: BTreeMap<Arm, ReleaseId>,
+    /// Values of the label for each arm, where they are those of its members (pods, say) and not the release's id. The world knows them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub members: BTreeMap<Arm, BTreeSet<String>>,
     /// Read samples after this, in milliseconds of the source's clock; absent: the last few intervals.
     pub since: Option<i64>,
+}
+
+impl LookPlan {
+    /// The values of the label that belong to an arm.
+    pub fn values(&self, arm: Arm) -> Vec<&str> {
+        match (self.members.get(&arm), self.arms.get(&arm)) {
+            (Some(members), _) => members.iter().map(String::as_str).collect(),
+            (None, release) => release.map(|release| release.0.as_str()).into_iter().collect(),
+        }
+    }
+
+    /// The values of all arms.
+    pub fn all_values(&self) -> impl Iterator<Item = &str> {
+        self.arms.keys().flat_map(|arm| self.values(*arm))
+    }
 }
 
 /// A message to people.

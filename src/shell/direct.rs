@@ -43,7 +43,7 @@ async fn standing(store: &Store, loaded: &Loaded, host: &HostClient, key: &str) 
         Ok(None) | Err(_) => Observed::default(),
     };
     let policies = Policies::new(std::sync::Arc::new(loaded.clone()), metadata.clone(), spec);
-    let guard = guard(loaded, store, key, &policies, spec);
+    let guard = guard(loaded, store.uid(key), key, &policies, spec);
     let plan = RevertPlan::of(key, &guard.uid, &guard.spec, &state, &observed);
     Ok(Some((View::of_state(key, &state, &observed), plan)))
 }

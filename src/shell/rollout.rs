@@ -19,6 +19,7 @@ use crate::core::spec::{GuardedRollout, Metadata};
 use crate::core::state::{Guard, State};
 use crate::core::work::{Commit, Effect, EffectId, Lane};
 use crate::spec::Loaded;
+use crate::world::clock::Clock;
 use crate::world::perform::{Performed, Subjects, World};
 use crate::world::store::{CommitError, LoadError};
 
@@ -90,6 +91,10 @@ pub struct Rollout {
     policy: Policy,
     order: Order<oneshot::Sender<Answer>>,
     scope: Scope,
+    /// The rollout's own clock: another replica's may have been ahead when it committed.
+    clock: Clock,
+    /// The newest revision that was seen in the store, where it tells.
+    seen: Option<watch::Receiver<u64>>,
     view: watch::Sender<Arc<(View, RevertPlan)>>,
     urgent: mpsc::Receiver<Message>,
     back: JoinSet<Back>,
@@ -104,6 +109,7 @@ impl Rollout {
         let state = shared.world.store().load(&guard.key).await?.unwrap_or_else(State::new);
         // A rollout under way goes on under the policy of whoever asked for it.
         let policy = state.trial.as_ref().map_or_else(|| policies.of_guard(), |trial| policies.of(&trial.request.actor));
+        let clock = shared.world.clock().not_before(state.mono);
         let machine = Machine::restore(guard.clone(), policy.clone(), state);
         let (urgent_in, urgent) = mpsc::channel(URGENT_MAX);
         let (view, seen) = watch::channel(Arc::new(look_at(&machine)));
@@ -116,10 +122,19 @@ impl Rollout {
             policy,
             order: Order::new(machine),
             scope: Scope::default(),
+            clock,
+            seen: None,
             view,
             urgent,
             back: JoinSet::new(),
         })
+    }
+
+    /// Starts again whenever the store shows a `revision` that is newer than this rollout's own: somebody else decided.
+    #[must_use]
+    pub fn following(mut self, revision: watch::Receiver<u64>) -> Self {
+        self.seen = Some(revision);
+        self
     }
 
     /// Runs until `stop` says so; what is under way is left to the next controller.
@@ -129,7 +144,7 @@ impl Rollout {
             if *stop.borrow() {
                 return;
             }
-            let wake = self.order.wake_at().map(|at| tokio::time::Instant::from_std(self.shared.world.clock().instant_of(at)));
+            let wake = self.order.wake_at().map(|at| tokio::time::Instant::from_std(self.clock.instant_of(at)));
             let sleep = async {
                 match wake {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -145,6 +160,10 @@ impl Rollout {
                     self.surroundings();
                 }
                 _ = stop.changed() => {}
+                () = newer(&mut self.seen, self.order.machine().state().revision) => {
+                    tracing::info!(rollout = %self.guard.key, "somebody else decided; going on from there");
+                    self.start_again().await;
+                }
                 Some(input) = ordinary.recv() => self.order.push(input, None),
                 () = sleep => self.order.wake(),
             }
@@ -189,7 +208,7 @@ impl Rollout {
             return;
         };
         self.policies = Policies::new(Arc::clone(&loaded), metadata.clone(), spec);
-        let guard = super::standalone::guard(&loaded, self.shared.world.store(), &self.guard.key, &self.policies, spec);
+        let guard = super::standalone::guard(&loaded, self.guard.uid.clone(), &self.guard.key, &self.policies, spec);
         if guard != self.guard {
             self.guard = guard.clone();
             self.shared.neighbours.watch(&guard.key, &guard.spec.source);
@@ -217,7 +236,7 @@ impl Rollout {
 
     /// Does everything that does not wait for the world.
     async fn work(&mut self) {
-        while let Some(step) = self.order.next(self.shared.world.clock().now()) {
+        while let Some(step) = self.order.next(self.clock.now()) {
             match step {
                 Step::Start(effect) => self.start(effect),
                 Step::Commit(commit) => self.commit(commit),
@@ -251,10 +270,10 @@ impl Rollout {
 
     fn start(&mut self, effect: Effect) {
         let shared = Arc::clone(&self.shared);
-        let subjects = self.subjects();
+        let (subjects, clock) = (self.subjects(), self.clock);
         tracing::debug!(rollout = %self.guard.key, id = %effect.id, action = effect.action.name(), "start");
         self.back.spawn(async move {
-            match shared.world.perform(&subjects, &effect).await {
+            match shared.world.perform(&subjects, &effect, clock).await {
                 Performed::Ended(outcome) => Back::Ended(effect.id, effect.lane, outcome),
                 Performed::Looked(looked) => Back::Looked(looked),
             }
@@ -310,11 +329,22 @@ impl Rollout {
             }
         };
         let observed = self.order.machine().workload().clone();
+        self.clock = self.clock.not_before(state.mono);
         self.order.restart(Machine::restore(self.guard.clone(), self.policy.clone(), state));
         self.order.push(Input::Observed(observed), None);
         self.scope = Scope::default();
         self.surroundings();
     }
+}
+
+/// Ends when the store shows a revision after `known`; never where it does not tell.
+async fn newer(seen: &mut Option<watch::Receiver<u64>>, known: u64) {
+    if let Some(seen) = seen
+        && seen.wait_for(|revision| *revision > known).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 fn look_at(machine: &Machine) -> (View, RevertPlan) {

@@ -21,7 +21,7 @@ use crate::spec::Loaded;
 use crate::world::clock::Clock;
 use crate::world::host_client::HostClient;
 use crate::world::notify::{Notifier, Webhook, WebhookError};
-use crate::world::perform::World;
+use crate::world::perform::{Place, World};
 use crate::world::registry::{Collector, Credentials, Fault, Patience};
 use crate::world::source::{Source, SourceError};
 use crate::world::store::{LoadError, Store, Unavailable};
@@ -112,7 +112,7 @@ impl Controller {
             return Err(StartError::Spec(report));
         }
         let controller = Self::start_with(setup, loaded, |_| true).await?;
-        documents::keep(controller.shared.world.store(), &controller.loaded).await?;
+        documents::keep(controller.shared.world.store().local(), &controller.loaded).await?;
         Ok(controller)
     }
 
@@ -136,7 +136,7 @@ impl Controller {
         });
         let (stop, stopped) = watch::channel(false);
         let mut controller = Self { shared, loaded: Arc::clone(&loaded), stop, tasks: JoinSet::new() };
-        for scope in documents::freezes(controller.shared.world.store()).await? {
+        for scope in documents::freezes(controller.shared.world.store().local()).await? {
             controller.shared.neighbours.freeze(&scope.0, Some(scope.1));
         }
         for (key, (metadata, spec)) in loaded.rollouts.iter().filter(|(key, _)| takes_part(key)) {
@@ -154,7 +154,7 @@ impl Controller {
         stopped: watch::Receiver<bool>,
     ) -> Result<(), StartError> {
         let policies = Policies::new(Arc::clone(&self.loaded), metadata.clone(), spec);
-        let guard = guard(&self.loaded, self.shared.world.store(), key, &policies, spec);
+        let guard = guard(&self.loaded, self.shared.world.store().uid(key), key, &policies, spec);
         process_of(key, spec)?;
         let rollout = Rollout::restore(Arc::clone(&self.shared), guard, policies).await?;
         let (ordinary_in, ordinary) = mpsc::channel(ORDINARY_MAX);
@@ -181,7 +181,7 @@ impl Controller {
         let changed = loaded.sources.iter().filter(|(name, spec)| self.loaded.sources.get(*name) != Some(*spec));
         let sources = changed.map(|(name, spec)| Ok((name.clone(), Source::open(name, spec)?))).collect::<Result<Vec<_>, SourceError>>()?;
         let world = &self.shared.world;
-        documents::keep(world.store(), &loaded).await?;
+        documents::keep(world.store().local(), &loaded).await?;
         for (name, source) in sources {
             world.connect(&name, source);
         }
@@ -242,8 +242,7 @@ pub(crate) async fn open_world(setup: &Setup, loaded: &Loaded) -> Result<World, 
     let world = World::new(
         store,
         clock,
-        HostClient::new(&setup.host_socket, HOST_TIMEOUT),
-        setup.content.clone(),
+        Place::Host { client: HostClient::new(&setup.host_socket, HOST_TIMEOUT), content: setup.content.clone() },
         loaded.flags.clone(),
         Collector::new(credentials, Patience::default())?,
         Notifier::new(setup.webhook.clone())?,
@@ -263,10 +262,10 @@ fn process_of<'a>(key: &str, spec: &'a GuardedRollout) -> Result<&'a Process, St
 }
 
 /// The guard as the machine needs it.
-pub(crate) fn guard(loaded: &Loaded, store: &Store, key: &str, policies: &Policies, spec: &GuardedRollout) -> Guard {
+pub(crate) fn guard(loaded: &Loaded, uid: String, key: &str, policies: &Policies, spec: &GuardedRollout) -> Guard {
     let interval = loaded.sources.get(&spec.source).and_then(interval_of).unwrap_or(HOST_SCRAPE);
     let objectives = policies.of_guard().objectives_of(spec);
-    Guard { key: key.to_owned(), uid: store.uid(key), spec: Arc::new(GuardedRollout { objectives, ..spec.clone() }), interval }
+    Guard { key: key.to_owned(), uid, spec: Arc::new(GuardedRollout { objectives, ..spec.clone() }), interval }
 }
 
 fn interval_of(source: &GuardSource) -> Option<Span> {
@@ -282,6 +281,7 @@ async fn observe(
     mut stop: watch::Receiver<bool>,
 ) {
     let (namespace, name) = key.split_once('/').unwrap_or(("default", &key));
+    let Some(host) = shared.world.host() else { return };
     let mut last: Option<Observed> = None;
     let mut defined: Option<Process> = None;
     let mut metrics: Option<SocketAddr> = None;
@@ -295,14 +295,14 @@ async fn observe(
         if defined.as_ref() != Some(process) {
             let generation = shared.handle.view(&key).map_or(0, |view| view.0.generation);
             let define = Define { generation, process: process.clone(), stable: None };
-            let outcome = shared.world.host().define(namespace, name, &define).await;
+            let outcome = host.define(namespace, name, &define).await;
             if matches!(outcome, Outcome::Done { .. } | Outcome::Superseded(_)) {
                 defined = Some(define.process);
             } else {
                 tracing::warn!(rollout = key, ?outcome, "the host does not know this workload yet");
             }
         }
-        match shared.world.host().view(namespace, name).await {
+        match host.view(namespace, name).await {
             Ok(Some(view)) => {
                 if metrics != Some(view.metrics) && spec.source == HOST_SOURCE {
                     metrics = connect_host(&shared, view.metrics);

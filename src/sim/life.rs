@@ -629,6 +629,6 @@ fn name(input: &Input) -> String {
         Input::ScopeChanged(scope) => format!("{scope:?}"),
         Input::PolicyChanged(_) => "policy".into(),
         Input::SpecChanged(_) => "spec".into(),
-        Input::Looked(_) | Input::Observed(_) | Input::Finished { .. } | Input::Woke => "fact".into(),
+        Input::Found(_) | Input::Looked(_) | Input::Observed(_) | Input::Finished { .. } | Input::Woke => "fact".into(),
     }
 }

@@ -25,6 +25,12 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// The clock of the replicas that share a cluster.
+    pub async fn of_cluster(store: &super::kubernetes::store::Store) -> Result<Self, Unavailable> {
+        let started = instant();
+        Ok(Self { base: store.anchor().await?, started })
+    }
+
     /// The clock of the controllers of `store`. Within one boot of the machine, time goes on while no controller runs.
     pub async fn start(store: &Store) -> Result<Self, Unavailable> {
         let boot = boot();
@@ -37,6 +43,13 @@ impl Clock {
     /// A clock that stands at `base` now: for tools without a store.
     pub fn at(base: Mono) -> Self {
         Self { base, started: instant() }
+    }
+
+    /// The clock of something that was committed at `mono`: the same, or one that goes on from there where this one is behind.
+    #[must_use]
+    pub fn not_before(self, mono: Mono) -> Self {
+        let behind = mono.since(self.now().mono);
+        Self { base: self.base.after(behind), ..self }
     }
 
     /// Now.

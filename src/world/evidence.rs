@@ -161,6 +161,18 @@ pub fn load_evidence(dir: &Path, digest: &Digest) -> Result<Evidence, EvidenceEr
     })
 }
 
+/// Every piece of the evidence whose capsule has this digest, the capsule first.
+///
+/// # Errors
+/// As of [`load_evidence`].
+pub fn pieces(dir: &Path, digest: &Digest) -> Result<Vec<Vec<u8>>, EvidenceError> {
+    let evidence = load_evidence(dir, digest)?;
+    let mut pieces = vec![load(dir, digest)?];
+    pieces.extend(evidence.manifest);
+    pieces.extend(evidence.attachments.into_iter().flat_map(|attachment| attachment.layers.into_iter().chain([attachment.manifest])));
+    Ok(pieces)
+}
+
 /// Where bytes with this digest are kept under `dir`.
 pub(crate) fn path(dir: &Path, digest: &Digest) -> PathBuf {
     dir.join("sha256").join(&digest.hex()[..2]).join(digest.hex())

@@ -95,6 +95,33 @@ impl Keys {
         Ok(keys)
     }
 
+    /// Makes the private key in `pem` the controller's in `dir`; the log's stays, or is made.
+    ///
+    /// # Errors
+    /// It is no such key, or the folder holds another one that signed something already.
+    pub fn install(dir: &Path, pem: &[u8]) -> Result<(), KeyError> {
+        let path = dir.join("controller.pem");
+        let invalid =
+            || KeyError::Invalid { path: path.clone(), expected: "the controller's key of this cluster: name another data folder" };
+        let text = std::str::from_utf8(pem).map_err(|_| invalid())?;
+        let der = decode_pem(text, "PRIVATE KEY").ok_or_else(invalid)?;
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &der).map_err(|_| invalid())?;
+        if path.exists() && decode_pem(&read(&path)?, "PRIVATE KEY") != Some(der) {
+            // Only a key that was made a moment ago, before another replica's, has signed nothing.
+            if dir.parent().is_none_or(|store| store.join("backstop.db").exists()) {
+                return Err(invalid());
+            }
+            for name in ["controller.pem", "controller.pub"] {
+                fs::remove_file(dir.join(name)).map_err(|source| KeyError::Io { path: dir.join(name), source })?;
+            }
+        }
+        if !path.exists() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| KeyError::Io { path: dir.into(), source })?;
+            create(&path, text, 0o600)?;
+        }
+        Self::open(dir).map(drop)
+    }
+
     /// The public parts.
     pub fn public(&self) -> &Public {
         &self.public

@@ -110,8 +110,8 @@ impl Prometheus {
         let cut = answers.iter().map(|answered| answered.at).min().unwrap_or(now);
         let mut samples = empty(plan);
         for (want, answered) in wants.iter().zip(answers) {
-            for (arm, release) in &plan.arms {
-                let rows = answered.rows.get(&release.0).map_or(&[][..], Vec::as_slice);
+            for (arm, value) in plan.arms.keys().flat_map(|arm| plan.values(*arm).into_iter().map(move |value| (arm, value))) {
+                let rows = answered.rows.get(value).map_or(&[][..], Vec::as_slice);
                 for (labels, read) in own(rows, want.selector, since, cut)? {
                     for (signal, role) in &want.readers {
                         let series = Series { role: *role, labels: labels.clone(), samples: read.clone() };
@@ -125,7 +125,7 @@ impl Prometheus {
 
     /// The rows of a selector's batch; [`own`] picks from them.
     async fn rows(&self, selector: &Selector, plan: &LookPlan, since: i64, now: i64) -> Answer {
-        if plan.arms.is_empty() {
+        if plan.all_values().next().is_none() {
             return Ok(Arc::new(Answered { at: now, rows: BTreeMap::new() }));
         }
         let intervals = u128::from((now - since).unsigned_abs()) / self.interval.as_millis().max(1);

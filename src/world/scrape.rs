@@ -158,10 +158,11 @@ impl Shared {
         let mut samples = BTreeMap::new();
         for signal in plan.signals.values() {
             let mut arms = BTreeMap::new();
-            for (arm, release) in &plan.arms {
+            for arm in plan.arms.keys() {
                 let mut found = Vec::new();
-                for (role, selector) in &signal.counters {
-                    let read = state.watches.read(selector, &plan.arm_label, &release.0, since).into_iter().flatten();
+                let values = plan.values(*arm);
+                for ((role, selector), value) in signal.counters.iter().flat_map(|one| values.iter().map(move |value| (one, value))) {
+                    let read = state.watches.read(selector, &plan.arm_label, value, since).into_iter().flatten();
                     found.extend(read.filter(|(_, read)| !read.is_empty()).map(|(labels, read)| ring::series(*role, labels, read)));
                 }
                 arms.insert(*arm, found);

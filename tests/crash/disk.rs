@@ -81,7 +81,7 @@ async fn a_full_disk_does_not_stop_a_revert() {
     assert!(asked.await.expect("a task").expect("an answer").accepted);
     let visits = traffic.stop().await;
     assert!(visits.iter().all(|visit| visit.status == Some(200)), "nobody noticed");
-    let public = house.controller().shared().world.store().public().clone();
+    let public = house.controller().shared().world.store().local().public().clone();
     house.stop_controller().await;
     let verified = audit::verify(&house.store(), &public);
     assert!(verified.is_ok(), "{verified:?}");

@@ -43,7 +43,7 @@ async fn two_controllers_on_one_store_do_no_harm_and_obey_a_person_at_either() {
     let visits = traffic.stop().await;
     assert!(visits.iter().all(|visit| visit.status == Some(200)), "nobody noticed");
     other.stop().await;
-    let public = house.controller().shared().world.store().public().clone();
+    let public = house.controller().shared().world.store().local().public().clone();
     house.stop_controller().await;
     let verified = audit::verify(&house.store(), &public);
     assert!(verified.is_ok(), "{verified:?}");

@@ -30,6 +30,7 @@ pub(crate) fn plan(since: Option<i64>) -> LookPlan {
         signals: BTreeMap::from([(id.clone(), Signal { id, objective: "availability".into(), counters })]),
         arm_label: "release".into(),
         arms: BTreeMap::from([(Arm::Candidate, ReleaseId("r2".into())), (Arm::Stable, ReleaseId("r1".into()))]),
+        members: BTreeMap::new(),
         since,
     }
 }

@@ -312,7 +312,7 @@ impl Play {
     async fn tamper(&self, release: &Release) -> Result<(), StageError> {
         let controller = self.stage.controller();
         let shared = controller.shared();
-        let store = shared.world.store();
+        let store = shared.world.store().local();
         for image in release.template.images() {
             let capsules = store.evidence_of(&image.digest).await.map_err(|error| StageError::Late(error.to_string()))?;
             for capsule in capsules {

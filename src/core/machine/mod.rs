@@ -8,6 +8,7 @@ mod admitting;
 mod advancing;
 mod commanded;
 mod deployed;
+mod found;
 mod promoting;
 mod recovering;
 mod resting;
@@ -71,6 +72,8 @@ pub struct Machine {
     waiting: Option<Reason>,
     // What was left to people while disarmed, by code: each is paged once.
     left_to_people: BTreeSet<&'static str>,
+    // Since when a stable release that was found, and is not known good yet, is healthy.
+    healthy_since: Option<Mono>,
     answer: Option<Answer>,
     // What the next commit carries.
     records: Vec<Record>,
@@ -113,6 +116,7 @@ impl Machine {
             proof: resting::Proof::default(),
             waiting: None,
             left_to_people: BTreeSet::new(),
+            healthy_since: None,
             answer: None,
             records: Vec::new(),
             ledger_changed: BTreeSet::new(),
@@ -155,6 +159,7 @@ impl Machine {
                 let result = self.commanded(command);
                 (Some(request), result)
             }
+            Input::Found(release) => (None, self.found(&release)),
             Input::Looked(looked) => {
                 self.looked(&looked);
                 (None, String::new())
@@ -200,6 +205,7 @@ impl Machine {
     /// Lets the phases act until none of them has anything to do.
     fn settle(&mut self) {
         self.expire();
+        self.note_found();
         for _ in 0..STEPS_MAX {
             if !self.step() {
                 break;
@@ -283,6 +289,7 @@ impl Machine {
             .chain(self.state.overlays.disarmed_until)
             .chain(alerts)
             .chain(self.readiness_due())
+            .chain(self.adopts_at())
             // What was due is handed out or waits for something else; only the future can wake.
             .filter(|at| *at > self.now.mono)
             .min()
@@ -473,6 +480,7 @@ impl Machine {
             signals: judge.config().signals.clone(),
             arm_label: spec.arms.by.label().to_owned(),
             arms: self.compared(),
+            members: BTreeMap::new(),
             since: judge.since(),
         };
         // Twice the interval, so that a slow answer is still an answer, and at most 20 s so that a hanging one is not waited for.

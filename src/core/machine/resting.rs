@@ -26,7 +26,7 @@ pub(super) struct Proof {
 
 impl Machine {
     pub(super) fn idle(&mut self) -> bool {
-        self.dequeue()
+        self.adopt_found() || self.dequeue()
     }
 
     /// The release that a revert would go to now.

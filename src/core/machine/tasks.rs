@@ -359,7 +359,10 @@ impl Machine {
     /// A release was verified, or `refused`. Whoever waits for that goes on.
     fn verified(&mut self, release: &Release, evidence: EvidenceFrom, refused: Option<Reason>) {
         match evidence {
-            EvidenceFrom::Origin => self.verified_at_admission(release, refused),
+            EvidenceFrom::Origin => {
+                self.verified_as_found(release, refused.clone());
+                self.verified_at_admission(release, refused);
+            }
             EvidenceFrom::Store => self.verified_for_revert(release, refused),
         }
     }

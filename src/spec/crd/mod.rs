@@ -3,7 +3,7 @@
 mod resource;
 mod structural;
 
-pub use resource::{ConditionStatus, RecordStatus, ReleaseName, ReleaseRecord, RolloutStatus, StatusCondition, WorkloadName};
+pub use resource::{ConditionStatus, RecordStatus, ReleaseName, ReleaseRecord, RolloutStatus, SignedRecord, StatusCondition, WorkloadName};
 
 use schemars::{JsonSchema, schema_for};
 use serde_json::{Value as Json, json};

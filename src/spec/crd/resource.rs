@@ -46,6 +46,19 @@ pub struct RolloutStatus {
     /// Records of the commits that are not in the audit log yet, each as JSON.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub records: Vec<String>,
+    /// Ledger records of the commits that are not in their `ReleaseRecord` yet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ledger: Vec<SignedRecord>,
+}
+
+/// What is known of a release, with the controller's word for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SignedRecord {
+    /// What was signed, as JSON.
+    pub record: String,
+    /// The controller's signature over the workload and the record, in base64.
+    pub signature: String,
 }
 
 /// A release in a few words.
@@ -136,9 +149,8 @@ pub struct RecordStatus {
     /// Why, as a reason's code.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// The whole record, as the bytes that were signed: JSON, compressed with gzip, in base64.
+    /// What was signed, as JSON: the above, and the digest of the content.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 921_600))]
     pub record: Option<String>,
     /// The controller's signature over the workload and the record, in base64.
     #[serde(skip_serializing_if = "Option::is_none")]

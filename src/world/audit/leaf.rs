@@ -35,6 +35,26 @@ pub struct Leaf {
     pub bytes: Vec<u8>,
 }
 
+impl Leaf {
+    /// The leaf whose line this is.
+    ///
+    /// # Errors
+    /// It is no line of ours.
+    pub fn of(line: &str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Named {
+            id: String,
+        }
+        let Named { id } = serde_json::from_str(line).map_err(|error| format!("it is no audit entry: {error}"))?;
+        Ok(Self { id, bytes: line.as_bytes().to_vec() })
+    }
+
+    /// The revision in its id.
+    pub fn revision(&self) -> Option<u64> {
+        self.id.rsplit_once('@')?.1.split_once('.')?.0.parse().ok()
+    }
+}
+
 /// The leaves of a commit, and the parts that were too large for them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Leaves {

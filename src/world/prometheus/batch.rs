@@ -105,7 +105,7 @@ impl Batches {
         let Some(batch) = waiting.batches.get_mut(&id) else { unreachable!("a batch that is open or has just begun waits") };
         batch.members += 1;
         batch.since = batch.since.min(since);
-        batch.releases.extend(plan.arms.values().map(|release| release.0.clone()));
+        batch.releases.extend(plan.all_values().map(str::to_owned));
         for matcher in united {
             batch.values.entry(matcher.label.clone()).or_default().insert(matcher.value.clone());
         }

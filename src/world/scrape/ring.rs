@@ -71,15 +71,15 @@ impl Watches {
         let mut is_new = false;
         for selector in plan.signals.values().flat_map(|signal| signal.counters.values()) {
             let key = key(selector);
-            for release in plan.arms.values() {
-                if let Some(watch) = self.watch_mut(&selector.metric, &plan.arm_label, &release.0, &key) {
+            for release in plan.all_values() {
+                if let Some(watch) = self.watch_mut(&selector.metric, &plan.arm_label, release, &key) {
                     watch.asked_at = now;
                     continue;
                 }
                 let watch = Watch { matchers: Matchers::compile(&selector.matchers)?, asked_at: now, series: BTreeMap::new() };
                 let labels = self.metrics.entry(selector.metric.clone()).or_default();
                 let releases = labels.entry(plan.arm_label.clone()).or_default();
-                releases.entry(release.0.clone()).or_default().insert(key.clone(), watch);
+                releases.entry(release.to_owned()).or_default().insert(key.clone(), watch);
                 is_new = true;
             }
         }

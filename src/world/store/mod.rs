@@ -210,15 +210,19 @@ impl Store {
                 Swapped::Lost { .. } => recovered.lost.push(one),
             }
         }
-        let (inner, count, lost) = (Arc::clone(&self.0), waiting.len(), recovered.lost.clone());
-        let retire = move || lock(&inner.spool).retire(count, &lost);
-        match tokio::task::spawn_blocking(retire).await {
-            // What stays in the file is recognised the next time.
-            Ok(Err(what)) => tracing::warn!(what, "the spool was written to the store and could not be emptied"),
-            Ok(Ok(())) => {}
-            Err(error) => tracing::warn!(%error, "the spool was written to the store and could not be emptied"),
-        }
+        self.retire(waiting.len(), recovered.lost.clone()).await;
         Ok(recovered)
+    }
+
+    /// Forgets the oldest `count` commits of the spool, which are kept elsewhere now; `lost` of them are put aside.
+    pub(crate) async fn retire(&self, count: usize, lost: Vec<Waiting>) {
+        let inner = Arc::clone(&self.0);
+        let retire = move || lock(&inner.spool).retire(count, &lost);
+        let retired = tokio::task::spawn_blocking(retire).await.unwrap_or_else(|error| Err(error.to_string()));
+        // What stays in the file is recognised the next time.
+        if let Err(what) = retired {
+            tracing::warn!(what, "the spool was committed and could not be emptied");
+        }
     }
 
     /// What waits in the spool, oldest first.

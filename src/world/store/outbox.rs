@@ -1,14 +1,18 @@
 //! Small writes beside commits: notifications to send, documents, the index of evidence.
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 
 use super::writer::Turn;
-use super::{Store, Unavailable};
+use super::{Store, Unavailable, count};
 use crate::core::release::Digest;
 use crate::core::work::{EffectId, Notice};
+use crate::world::audit::leaf::Leaf;
 
 /// Notifications that were sent and are remembered, so that a repeat is known as one.
 const REMEMBERED: i64 = 10_000;
+
+/// The kind of document that says up to which revision a workload's audit entries were taken.
+const TESTIFIED: &str = "testified";
 
 /// A notification that is not known to have been sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +28,28 @@ pub struct Pending {
 }
 
 impl Store {
+    /// Takes audit entries of a commit whose state is kept elsewhere, for the next [`drain`](Self::drain). `revision` is that of the
+    /// newest; entries up to the newest revision of this `life` of the workload's guard that was taken so far are known, and left out.
+    pub(crate) async fn testify(&self, life: &str, revision: u64, leaves: Vec<Leaf>) -> Result<(), Unavailable> {
+        let life = life.to_owned();
+        self.0
+            .writer
+            .write(Turn::First, move |connection| {
+                let mut newest =
+                    connection.prepare_cached("SELECT CAST(CAST(json AS TEXT) AS INTEGER) FROM document WHERE kind = ?1 AND name = ?2")?;
+                let known: Option<i64> = newest.query_row(params![TESTIFIED, life], |row| row.get(0)).optional()?;
+                let known = count(known.unwrap_or(0));
+                for leaf in leaves.iter().filter(|leaf| leaf.revision().is_none_or(|revision| revision > known)) {
+                    let mut add = connection.prepare_cached("INSERT OR IGNORE INTO outbox(id, leaf) VALUES(?1, ?2)")?;
+                    add.execute(params![leaf.id, leaf.bytes])?;
+                }
+                let mut note = connection.prepare_cached("INSERT OR REPLACE INTO document(kind, name, json) VALUES(?1, ?2, ?3)")?;
+                note.execute(params![TESTIFIED, life, known.max(revision).to_string().as_bytes()])?;
+                Ok(())
+            })
+            .await
+    }
+
     /// Puts a notification into the outbox. The same effect again changes nothing.
     pub async fn notify(&self, key: &str, effect: EffectId, notice: &Notice) -> Result<(), Unavailable> {
         let id = format!("{key}@{effect}");

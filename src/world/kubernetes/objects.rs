@@ -1,0 +1,66 @@
+//! What everything that keeps objects in the API server shares.
+
+use kube::api::ApiResource;
+use kube::core::GroupVersionKind;
+
+use crate::core::spec::API_VERSION;
+use crate::spec::crd::{GROUP, RESOURCES};
+use crate::world::store::Unavailable;
+
+/// Who wrote a field, as the API server notes it.
+pub const FIELD_MANAGER: &str = "backstop";
+
+/// A kind of ours.
+pub fn resource(kind: &str) -> ApiResource {
+    let version = API_VERSION.rsplit_once('/').map_or(API_VERSION, |(_, version)| version);
+    let plural = RESOURCES.iter().find(|resource| resource.kind == kind).map_or(kind, |resource| resource.plural);
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, version, kind), plural)
+}
+
+/// Whether the API server says that another write came first, or that it is there already.
+pub fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
+/// Whether it says that there is no such thing.
+pub fn is_missing(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// Whether the same request may do better in a moment.
+pub fn is_passing(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => status.code == 429 || status.code >= 500,
+        kube::Error::HyperError(_) | kube::Error::Service(_) | kube::Error::ReadEvents(_) => true,
+        _ => false,
+    }
+}
+
+/// What an API server that did not do what it was asked means for the store.
+pub fn unavailable(what: &str, error: &kube::Error) -> Unavailable {
+    let said = match error {
+        kube::Error::Api(status) => format!("{} {}", status.code, status.message),
+        other => causes(other),
+    };
+    let fix = match error {
+        kube::Error::Api(status) if status.code == 403 => ": the service account lacks a right; `backstop install` prints what it needs",
+        error if is_passing(error) => ": it is tried again",
+        _ => "",
+    };
+    Unavailable(format!("the API server, {what}: {said}{fix}"))
+}
+
+/// An error with what is behind it.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}

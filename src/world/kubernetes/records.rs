@@ -1,0 +1,230 @@
+//! The ledger as `ReleaseRecord` objects in backstop's namespace. They outlive the guards: a guard that is deleted and created again
+//! finds what was known good and what is quarantined.
+//!
+//! `spec` holds the release with its template and never changes; `status` holds what came of it, signed by the controller together
+//! with the digest of the content. What is not signed so is never a revert's target.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use kube::Client;
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::objects::{FIELD_MANAGER, is_conflict, resource, unavailable};
+use super::status::{pack, unpack};
+use crate::core::ledger::{LedgerRecord, Standing};
+use crate::core::release::{Digest, Release, ReleaseId};
+use crate::core::time::Now;
+use crate::spec::crd::{RecordStatus, ReleaseRecord, SignedRecord, WorkloadName};
+use crate::world::keys::{Keys, Public};
+use crate::world::store::Unavailable;
+
+/// The label by which the records of one workload are found.
+pub const WORKLOAD: &str = "backstop.dev/workload";
+/// The longest content, in bytes of base64.
+const CONTENT_MAX: usize = 900 << 10;
+
+/// What is signed of a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Entry {
+    pub(super) release: ReleaseId,
+    /// Digest of the release as JSON, before compression.
+    pub(super) content: Digest,
+    pub(super) standing: Standing,
+    pub(super) quarantined: bool,
+    pub(super) since: Now,
+    pub(super) last_good: Option<Now>,
+    pub(super) why: String,
+}
+
+/// A record as it is kept, with what can be believed of it.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    pub(super) release: ReleaseId,
+    /// The release, or why its content cannot be used.
+    pub(super) content: Result<(Digest, Release), String>,
+    /// What came of it; `None` if nothing was written down yet.
+    pub(super) entry: Option<Result<Entry, String>>,
+}
+
+/// The ledger of every workload.
+#[derive(Clone)]
+pub(super) struct Records {
+    api: Api<DynamicObject>,
+}
+
+/// What is signed: nothing signed for another purpose or another workload can stand in for it.
+fn message(workload: &WorkloadName, record: &str) -> Vec<u8> {
+    format!("backstop release record v1\n{}\n{record}", path(workload)).into_bytes()
+}
+
+/// `namespace/kind/name`.
+pub(super) fn path(workload: &WorkloadName) -> String {
+    format!("{}/{}/{}", workload.namespace, workload.kind, workload.name)
+}
+
+/// The value of the label [`WORKLOAD`].
+pub fn label(workload: &WorkloadName) -> String {
+    Digest::of(path(workload).as_bytes()).hex()[..40].to_owned()
+}
+
+fn content(release: &Release) -> Result<(Digest, Vec<u8>), Unavailable> {
+    let json = serde_json::to_vec(release).map_err(|error| Unavailable(format!("release {}: {error}", release.id)))?;
+    Ok((Digest::of(&json), json))
+}
+
+/// A name that differs with workload, release and content.
+fn name(workload: &WorkloadName, release: &ReleaseId, content: &Digest) -> String {
+    let place = Digest::of(format!("{}\n{content}", path(workload)).as_bytes());
+    let short: String = workload.name.replace('.', "-").chars().take(24).collect();
+    format!("{short}-{release}-{}", &place.hex()[..16])
+}
+
+impl Entry {
+    /// What a ledger record says, without the release's own content.
+    pub(super) fn of(record: &LedgerRecord) -> Result<Self, Unavailable> {
+        let (content, _) = content(&record.release)?;
+        Ok(Self {
+            release: record.release.id.clone(),
+            content,
+            standing: record.standing,
+            quarantined: record.quarantined,
+            since: record.since,
+            last_good: record.last_good,
+            why: record.why.clone(),
+        })
+    }
+
+    /// The ledger record, around the release.
+    pub(super) fn record(self, release: Release) -> LedgerRecord {
+        LedgerRecord {
+            release,
+            standing: self.standing,
+            quarantined: self.quarantined,
+            since: self.since,
+            last_good: self.last_good,
+            why: self.why,
+        }
+    }
+
+    /// Signs it for `workload`.
+    pub(super) fn sign(&self, keys: &Keys, workload: &WorkloadName) -> Result<SignedRecord, Unavailable> {
+        let record = serde_json::to_string(self).map_err(|error| Unavailable(format!("release {}: {error}", self.release)))?;
+        let signature = keys.sign(&message(workload, &record)).map_err(|error| Unavailable(error.to_string()))?;
+        Ok(SignedRecord { record, signature: BASE64.encode(signature) })
+    }
+
+    /// What a signed record says, if the controller signed it for `workload`.
+    pub(super) fn trusted(public: &Public, workload: &WorkloadName, signed: &SignedRecord) -> Result<Self, String> {
+        let signature = BASE64.decode(&signed.signature).unwrap_or_default();
+        if !public.verify(&message(workload, &signed.record), &signature) {
+            return Err("its signature is not the controller's".into());
+        }
+        serde_json::from_str(&signed.record).map_err(|error| format!("it cannot be read: {error}"))
+    }
+}
+
+impl Kept {
+    /// The record, if all of it can be believed.
+    pub(super) fn record(&self) -> Result<LedgerRecord, String> {
+        let (digest, release) = self.content.clone()?;
+        let entry = self.entry.clone().unwrap_or_else(|| Err("nothing was written down of it".into()))?;
+        if entry.content != digest {
+            return Err("its content is not the one that was signed".into());
+        }
+        if entry.release != release.id || release.template.release() != release.id {
+            return Err("its template is not that of the release".into());
+        }
+        Ok(entry.record(release))
+    }
+}
+
+impl Records {
+    pub(super) fn new(client: Client, namespace: &str) -> Self {
+        Self { api: Api::namespaced_with(client, namespace, &resource("ReleaseRecord")) }
+    }
+
+    /// Writes down what a release is. What is there already is left alone: its name says its content.
+    ///
+    /// # Errors
+    /// The API server does not take it.
+    pub(super) async fn create(&self, workload: &WorkloadName, release: &Release) -> Result<(), Unavailable> {
+        let (digest, json) = content(release)?;
+        let packed = pack(&json).map_err(|error| Unavailable(format!("release {}: {error}", release.id)))?;
+        if packed.len() > CONTENT_MAX {
+            tracing::error!(release = %release.id, bytes = packed.len(), "its template is too large to be kept: it cannot be a revert's target");
+            return Ok(());
+        }
+        let name = name(workload, &release.id, &digest);
+        let spec = ReleaseRecord {
+            workload: workload.clone(),
+            release: release.id.clone(),
+            label: release.label.clone(),
+            images: release.template.images(),
+            content: packed,
+        };
+        let mut object = DynamicObject::new(&name, &resource("ReleaseRecord")).data(json!({"spec": spec}));
+        object.metadata.labels = Some([(WORKLOAD.to_owned(), label(workload))].into());
+        match self.api.create(&PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() }, &object).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_conflict(&error) => Ok(()),
+            Err(error) => Err(unavailable(&format!("ReleaseRecord {name}"), &error)),
+        }
+    }
+
+    /// Writes down what came of a release.
+    ///
+    /// # Errors
+    /// The API server does not take it.
+    pub(super) async fn apply(&self, workload: &WorkloadName, entry: &Entry, signed: &SignedRecord) -> Result<(), Unavailable> {
+        let name = name(workload, &entry.release, &entry.content);
+        let status = RecordStatus {
+            standing: Some(entry.standing),
+            quarantined: entry.quarantined,
+            why: Some(entry.why.clone()),
+            record: Some(signed.record.clone()),
+            signature: Some(signed.signature.clone()),
+        };
+        let patch = Patch::Merge(json!({"status": status}));
+        match self
+            .api
+            .patch_status(&name, &PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() }, &patch)
+            .await
+        {
+            Ok(_) => Ok(()),
+            // A template that was too large has no object.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(unavailable(&format!("ReleaseRecord {name}"), &error)),
+        }
+    }
+
+    /// Every record of a workload, oldest first. A release may have several, of different content (another label, say).
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub(super) async fn list(&self, public: &Public, workload: &WorkloadName) -> Result<Vec<Kept>, Unavailable> {
+        let parameters = ListParams::default().labels(&format!("{WORKLOAD}={}", label(workload)));
+        let mut found = self.api.list(&parameters).await.map_err(|error| unavailable("ReleaseRecords", &error))?.items;
+        found.sort_by(|a, b| {
+            a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp).then_with(|| a.metadata.name.cmp(&b.metadata.name))
+        });
+        Ok(found.into_iter().filter_map(|object| read(public, workload, object)).collect())
+    }
+}
+
+/// What an object says, if it is a record of this workload at all.
+fn read(public: &Public, workload: &WorkloadName, mut object: DynamicObject) -> Option<Kept> {
+    let spec: ReleaseRecord = serde_json::from_value(object.data["spec"].take()).ok()?;
+    if spec.workload != *workload {
+        return None;
+    }
+    let content = unpack(&spec.content).and_then(|json| {
+        let release: Release = serde_json::from_slice(&json).map_err(|error| format!("its content cannot be read: {error}"))?;
+        Ok((Digest::of(&json), release))
+    });
+    let status: RecordStatus = serde_json::from_value(object.data["status"].take()).unwrap_or_default();
+    let signed = status.record.zip(status.signature).map(|(record, signature)| SignedRecord { record, signature });
+    let entry = signed.map(|signed| Entry::trusted(public, workload, &signed));
+    Some(Kept { release: spec.release, content, entry })
+}
