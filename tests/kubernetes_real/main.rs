@@ -4,5 +4,7 @@
 mod bed;
 #[path = "../cluster/mod.rs"]
 mod cluster;
+mod guarded;
+mod observe;
 mod pods;
 mod shop;

@@ -18,7 +18,8 @@ fn weigh(shop: &Shop, weights: &[(&str, u32)]) {
 fn add_canary(shop: &Shop) -> String {
     let yaml = shop::example("service.yaml", &[("V1", &shop.bad)]);
     let two: Vec<&str> = yaml.split("---\n").filter(|part| part.contains("kind: Deployment") || part.contains("kind: Service\n")).collect();
-    let canary = two.join("---\n").replace("name: checkout\n  namespace", "name: canary\n  namespace").replace("app: checkout", "app: canary");
+    let canary =
+        two.join("---\n").replace("name: checkout\n  namespace", "name: canary\n  namespace").replace("app: checkout", "app: canary");
     shop.cluster.apply(&canary.replace("replicas: 3", "replicas: 1"));
     shop.kubectl(&["rollout", "status", "deployment/canary", "--timeout=60s"]);
     let pods = shop.get("pods", &["--selector=app=canary"]);

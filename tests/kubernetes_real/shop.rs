@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use backstop::world::clock;
 use serde_json::Value;
 
-use crate::bed::{self, Server};
+use crate::bed;
 use crate::cluster::images::Images;
 use crate::cluster::metrics::Metrics;
 use crate::cluster::router::Router;
