@@ -112,6 +112,15 @@ pub struct Global {
     /// File with the token for `--server`.
     #[arg(long, global = true, env = "BACKSTOP_TOKEN_FILE", value_name = "FILE", hide_env_values = true)]
     pub token_file: Option<PathBuf>,
+    /// Work on a Kubernetes cluster, with your own rights there, rather than on this machine.
+    #[arg(long, global = true, env = "BACKSTOP_KUBERNETES", hide_env_values = true)]
+    pub kubernetes: bool,
+    /// Which cluster [default: as `kubectl` finds it, else the one whose pod this is]; implies `--kubernetes`.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Backstop's own namespace in the cluster.
+    #[arg(long, global = true, env = "BACKSTOP_NAMESPACE", value_name = "NAME", default_value = "backstop-system", hide_env_values = true)]
+    pub namespace: String,
 }
 
 /// The verbs.

@@ -22,12 +22,16 @@ mod access;
 mod answer;
 mod arm;
 mod autoscaler;
+pub mod connect;
 mod fences;
+pub mod freezes;
 mod hold;
+pub mod mark;
 pub mod objects;
 mod pods;
 mod proofs;
 mod records;
+pub mod report;
 mod restore;
 mod scene;
 pub mod signing;
@@ -47,7 +51,6 @@ use self::answer::Fault;
 use self::scene::Scene;
 use crate::core::input::{Observed, Outcome};
 use crate::core::release::{Release, ReleaseId};
-use crate::core::spec::Strategy;
 use crate::core::state::Guard;
 use crate::core::work::{Action, Effect, Lane};
 use crate::world::perform::Subjects;
@@ -142,15 +145,6 @@ impl Cluster {
             }
         };
         done.map_or_else(Outcome::from, answer::done)
-    }
-
-    /// Marks the workload as guarded, so that the admission policies look after it. Whether that was news.
-    ///
-    /// # Errors
-    /// The workload is not there, or may not be marked.
-    pub async fn mark(&self, guard: &Guard) -> Result<bool, String> {
-        let driven = !matches!(guard.spec.strategy, Strategy::Observe(_));
-        hold::mark(&self.access(Lane::Forward, guard), guard, driven).await.map_err(said)
     }
 
     /// Sees the workload: its releases, their members and their health, and the shares of traffic.
