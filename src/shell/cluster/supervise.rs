@@ -47,6 +47,7 @@ pub(super) struct Supervisor {
     good: BTreeMap<String, (Metadata, GuardedRollout)>,
     sources: BTreeMap<String, GuardSource>,
     running: BTreeMap<String, Running>,
+    trouble: BTreeMap<String, String>,
     listed: BTreeSet<Kind>,
 }
 
@@ -83,6 +84,7 @@ impl Supervisor {
             good: BTreeMap::new(),
             sources: BTreeMap::new(),
             running: BTreeMap::new(),
+            trouble: BTreeMap::new(),
             listed: BTreeSet::new(),
         }
     }
@@ -176,7 +178,8 @@ impl Supervisor {
         let phase = object.data["status"]["phase"].as_str().unwrap_or_default();
         let urgent = matches!(phase, "Reverting" | "Recovering");
         let breached = phase == "Reverting" && object.data["status"]["verdict"] == "Breach";
-        let conditions = serde_json::from_value(object.data["status"]["conditions"].clone()).unwrap_or_default();
+        let conditions: Vec<_> = serde_json::from_value(object.data["status"]["conditions"].clone()).unwrap_or_default();
+        let known = report::is_known(&conditions, self.trouble.get(&key).map(String::as_str));
         let glance = Glance { urgent, conditions, generation: object.metadata.generation };
         let before = self.seen.insert(key.clone(), glance).is_some_and(|before| before.urgent);
         match self.running.get(&key) {
@@ -200,7 +203,7 @@ impl Supervisor {
                 }
             }
         }
-        urgent != before
+        urgent != before || !known
     }
 
     /// Makes what runs what should run, with the documents that count now.
@@ -229,7 +232,11 @@ impl Supervisor {
         *self.shared.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&loaded);
         self.share_out(&loaded);
         self.shared.changed.notify_waiters();
-        self.report(&trouble).await;
+        if let Some(store) = self.store() {
+            store.note_troubles(trouble.clone());
+        }
+        self.trouble = trouble;
+        self.report().await;
     }
 
     /// Opens the sources that are new or have changed.
@@ -290,11 +297,11 @@ impl Supervisor {
     }
 
     /// Says in the status of each guard of this replica what is wrong with it, where that is news.
-    async fn report(&mut self, trouble: &BTreeMap<String, String>) {
+    async fn report(&self) {
         let living = self.living.borrow().all.clone();
         let client = self.setup.cluster.client(Lane::Forward);
         for (key, glance) in &self.seen {
-            let what = trouble.get(key).map(String::as_str);
+            let what = self.trouble.get(key).map(String::as_str);
             if !is_mine(&living, &self.setup.identity, key) || report::is_known(&glance.conditions, what) {
                 continue;
             }

@@ -10,9 +10,17 @@ use crate::spec::crd::{ConditionStatus, StatusCondition};
 use crate::world::store::Unavailable;
 
 /// The condition that says whether backstop can do with a guard what it says.
-pub(super) const READY: &str = "Ready";
+const READY: &str = "Ready";
 /// Its reason if not.
-pub(super) const INVALID: &str = "Invalid";
+const INVALID: &str = "Invalid";
+
+/// The condition that says so.
+pub(super) fn ready(trouble: Option<&str>) -> StatusCondition {
+    match trouble {
+        Some(what) => condition(READY, ConditionStatus::False, INVALID, what),
+        None => condition(READY, ConditionStatus::True, "Guarded", "backstop watches this workload"),
+    }
+}
 
 /// Whether the conditions say so already.
 pub fn is_known(conditions: &[StatusCondition], what: Option<&str>) -> bool {
@@ -33,11 +41,7 @@ pub async fn trouble(
 ) -> Result<(), Unavailable> {
     let (namespace, name) = key.split_once('/').unwrap_or(("default", key));
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource("GuardedRollout"));
-    let ready = match what {
-        Some(what) => condition(READY, ConditionStatus::False, INVALID, what),
-        None => condition(READY, ConditionStatus::True, "Guarded", "backstop watches this workload"),
-    };
-    let patch = Patch::Merge(json!({"status": {"conditions": dated(vec![ready], before, generation)}}));
+    let patch = Patch::Merge(json!({"status": {"conditions": dated(vec![ready(what)], before, generation)}}));
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
     api.patch_status(name, &parameters, &patch).await.map(drop).map_err(|error| unavailable(&format!("GuardedRollout {key}"), &error))
 }

@@ -56,6 +56,7 @@ struct Inner {
     proofs: Proofs,
     seats: Mutex<BTreeMap<String, Seat>>,
     offered: Mutex<BTreeMap<String, DynamicObject>>,
+    troubles: Mutex<BTreeMap<String, String>>,
     recovering: tokio::sync::Mutex<()>,
 }
 
@@ -115,8 +116,20 @@ impl Store {
 
     fn new(client: Client, namespace: &str, local: local::Store, public: Public, signs: bool) -> Self {
         let (records, proofs) = (Records::new(client.clone(), namespace), Proofs::new(client.clone(), namespace));
-        let (seats, offered, recovering) = (Mutex::default(), Mutex::default(), tokio::sync::Mutex::default());
-        Self(Arc::new(Inner { client, namespace: namespace.to_owned(), local, public, signs, records, proofs, seats, offered, recovering }))
+        let (seats, offered, troubles, recovering) = (Mutex::default(), Mutex::default(), Mutex::default(), tokio::sync::Mutex::default());
+        Self(Arc::new(Inner {
+            client,
+            namespace: namespace.to_owned(),
+            local,
+            public,
+            signs,
+            records,
+            proofs,
+            seats,
+            offered,
+            troubles,
+            recovering,
+        }))
     }
 
     /// The replica's own store.
@@ -138,6 +151,11 @@ impl Store {
     /// Hands over a guard that a watch has just brought, so that the next [`load`](Self::load) need not ask for it.
     pub fn offer(&self, key: &str, object: DynamicObject) {
         lock(&self.0.offered).insert(key.to_owned(), object);
+    }
+
+    /// Notes what is wrong with the documents of guards: their next commits say so.
+    pub fn note_troubles(&self, troubles: BTreeMap<String, String>) {
+        *lock(&self.0.troubles) = troubles;
     }
 
     /// The revision in the status of a guard; 0 if it has no state.
@@ -455,7 +473,10 @@ impl Store {
             let seats = lock(&self.0.seats);
             seats.get(key).map(|seat| (seat.before.clone(), seat.generation)).unwrap_or_default()
         };
-        let status = status::readable(&commit.state, &commit.records, &before, generation);
+        let status = {
+            let troubles = lock(&self.0.troubles);
+            status::readable(&commit.state, &commit.records, &before, generation, troubles.get(key).map(String::as_str))
+        };
         Ok(Prepared { expected: commit.expected, text, records, ledger, status })
     }
 
