@@ -64,6 +64,7 @@ async fn change_freeze(
     verb: VerbKind,
 ) -> Result<Json<Frozen>, Problem> {
     let Freeze { scope, claims } = sent.value;
+    scope.check().map_err(|what| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, what))?;
     let request = request(claims, &caller, &sent.digest)?;
     verb.allowed(&request.actor).map_err(|what| problem(&Reason::NotAllowed { what }))?;
     let (answer, answered) = oneshot::channel();

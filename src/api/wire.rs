@@ -9,11 +9,16 @@ use crate::core::preview::{RevertPlan, View};
 use crate::core::reason::Reason;
 use crate::core::record::Record;
 use crate::core::release::{Digest, Template};
+use crate::core::text::is_unseen;
 
 /// Longest rationale, in bytes.
 pub const RATIONALE_MAX: usize = 4096;
 /// Longest of the other claims, in bytes.
 const CLAIM_MAX: usize = 256;
+/// Largest command and environment together, in bytes: every record of the release carries them.
+const TEMPLATE_MAX: usize = 64 << 10;
+/// Longest name of a namespace, in bytes.
+const NAMESPACE_MAX: usize = 253;
 
 /// What a requester says about itself. Names stay claims, and the kind can only lower rights.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,12 +96,12 @@ impl Claims {
     fn check(&self) -> Result<(), ClaimError> {
         let claims = [("actor", &self.actor), ("model", &self.model), ("runId", &self.run_id), ("trigger", &self.trigger)];
         for (name, text) in claims.iter().filter_map(|(name, text)| text.as_ref().map(|text| (name, text))) {
-            if text.len() > CLAIM_MAX || text.chars().any(char::is_control) {
+            if text.len() > CLAIM_MAX || text.chars().any(is_unseen) {
                 return Err(ClaimError::Malformed(format!("`{name}` must be one line of at most {CLAIM_MAX} bytes")));
             }
         }
         let rationale = self.rationale.as_deref().unwrap_or_default();
-        if rationale.len() > RATIONALE_MAX || rationale.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+        if rationale.len() > RATIONALE_MAX || rationale.chars().any(|c| is_unseen(c) && c != '\n' && c != '\t') {
             return Err(ClaimError::Malformed(format!("`rationale` must be plain text of at most {RATIONALE_MAX} bytes")));
         }
         Ok(())
@@ -150,7 +155,7 @@ impl Deploy {
     /// # Errors
     /// The first thing that no process could be started with.
     pub fn check(&self) -> Result<(), String> {
-        if self.label.as_ref().is_some_and(|label| label.is_empty() || label.len() > 64 || label.chars().any(char::is_control)) {
+        if self.label.as_ref().is_some_and(|label| label.is_empty() || label.len() > 64 || label.chars().any(is_unseen)) {
             return Err("`label` must be one line of 1 to 64 bytes".into());
         }
         let Some(process) = self.template.as_process() else {
@@ -158,6 +163,10 @@ impl Deploy {
         };
         if process.command.first().is_none_or(String::is_empty) {
             return Err("`template.command` is empty: expected a program inside the artifact and its arguments".into());
+        }
+        let size = process.command.iter().map(String::len).chain(process.env.iter().map(|(name, value)| name.len() + value.len()));
+        if size.sum::<usize>() > TEMPLATE_MAX {
+            return Err("`template`: command and environment together are larger than 64 KiB; put what is large into the artifact".into());
         }
         if process.command.iter().any(|argument| argument.contains('\0')) {
             return Err("`template.command` contains a NUL character".into());
@@ -189,6 +198,22 @@ pub enum FreezeScope {
 }
 
 impl FreezeScope {
+    /// What is wrong with it beyond its form.
+    ///
+    /// # Errors
+    /// A namespace that no rollout can be in.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            // `*` is how everything is called where freezes are kept.
+            Self::Namespace(name)
+                if name.is_empty() || name.len() > NAMESPACE_MAX || name.contains(['*', '/']) || name.contains(is_unseen) =>
+            {
+                Err("`scope.namespace` must be the name of one namespace; everything is `all`".into())
+            }
+            Self::All | Self::Namespace(_) => Ok(()),
+        }
+    }
+
     /// Whether the rollout `namespace/name` is in it.
     pub fn contains(&self, key: &str) -> bool {
         match self {
@@ -317,6 +342,30 @@ mod tests {
         }
         let long = Claims { rationale: Some("x".repeat(RATIONALE_MAX + 1)), ..Claims::default() };
         assert!(long.request(&caller(ActorKind::Human, None), &Digest::of(b""), jiff::Timestamp::UNIX_EPOCH).is_err());
+    }
+
+    #[test]
+    fn claims_and_labels_show_what_they_are() {
+        let turned = Claims { trigger: Some("\u{202e}doog".into()), ..Claims::default() };
+        assert!(turned.request(&caller(ActorKind::Agent, None), &Digest::of(b""), jiff::Timestamp::UNIX_EPOCH).is_err());
+        let deploy = |label: &str, argument: String| {
+            let image = format!("shop/checkout@{}", Digest::of(b"image")).parse().unwrap();
+            let template = Template::process(image, vec!["app".into(), argument], std::collections::BTreeMap::new());
+            Deploy { template, label: Some(label.into()), claims: Claims::default() }.check()
+        };
+        assert!(deploy("v43 é", String::new()).is_ok());
+        for label in ["\u{202e}1v", "v1\u{200b}", "v1\u{feff}", "v1\u{2066}", "v1\u{7}"] {
+            assert!(deploy(label, String::new()).is_err(), "{label:?}");
+        }
+        assert!(deploy("v43", "x".repeat(TEMPLATE_MAX)).unwrap_err().contains("64 KiB"));
+    }
+
+    #[test]
+    fn a_freeze_of_a_namespace_is_not_one_of_everything() {
+        assert!(FreezeScope::All.check().is_ok() && FreezeScope::Namespace("shop".into()).check().is_ok());
+        for name in ["*", "", "shop/checkout", "a\u{0}", &"x".repeat(1000)] {
+            assert!(FreezeScope::Namespace(name.into()).check().is_err(), "{name:?}");
+        }
     }
 
     #[test]

@@ -94,7 +94,7 @@ fn what(record: &Record) -> Option<String> {
             Input::Found(release) => Some(format!("found {release} running")),
             Input::SpecChanged(_) => Some("the guard changed".into()),
             Input::PolicyChanged(_) => Some("the policy changed".into()),
-            Input::ScopeChanged(scope) => Some(if scope.frozen { "a wider freeze began" } else { "surroundings changed" }.into()),
+            Input::ScopeChanged(scope) => Some(if scope.frozen { "a wider freeze began" } else { "a wider freeze ended" }.into()),
             Input::Looked(_) | Input::Observed(_) | Input::Alerted(_) | Input::Finished { .. } | Input::Woke => None,
         },
         Event::Wanted(effect) => match &effect.action {

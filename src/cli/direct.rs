@@ -165,6 +165,7 @@ async fn act(context: &Context, key: &str, command: &Command, told: &mut dyn FnM
 
 /// Freezes a wider scope in the store; every controller on it reads that when it starts.
 pub(super) async fn freeze(context: &Context, freeze: &Freeze, cause: &str) -> Result<Frozen, Error> {
+    freeze.scope.check().map_err(Error::usage)?;
     let dir = store_dir(&context.paths)?;
     let body = serde_json::to_vec(freeze).map_err(|error| Error::internal("the freeze cannot be written as JSON").because(&error))?;
     let request = request(context, freeze.claims.clone(), &body)?;

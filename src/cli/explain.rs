@@ -115,6 +115,9 @@ fn name_of(input: &crate::core::input::Input) -> String {
         Input::Commanded(command) => format!("told to {}", command.verb.kind().name()),
         Input::SpecChanged(_) => "the guard changed".into(),
         Input::PolicyChanged(_) => "the policy changed".into(),
+        Input::ScopeChanged(scope) if scope.by.is_some() => {
+            if scope.frozen { "everything around was frozen" } else { "the freeze of everything around ended" }.into()
+        }
         Input::ScopeChanged(_) => "the surroundings changed".into(),
         Input::Finished { id, outcome } => {
             use crate::core::input::Outcome;
@@ -162,9 +165,11 @@ fn evidence(record: &Record) -> Vec<String> {
         .into_iter()
         .map(|signal| {
             let of: Vec<&Interval> = intervals.iter().filter(|interval| interval.signal.0 == signal).collect();
+            // Where none is evidence, as after a revert, all were looked at.
+            let any_scored = of.iter().any(|interval| interval.scored);
             let sum = |count: fn(&Interval) -> Option<crate::core::judge::Count>| {
                 of.iter()
-                    .filter(|interval| interval.scored)
+                    .filter(|interval| interval.scored || !any_scored)
                     .filter_map(|interval| count(interval))
                     .fold((0.0, 0.0), |(bad, total), count| (bad + count.bad, total + count.total))
             };

@@ -54,7 +54,8 @@ pub(super) async fn switch(context: &Context, scope: &Scope, who: &Who, on: bool
             done => done?,
         };
         let what = if on { "frozen" } else { "no longer frozen as a whole" };
-        context.show(&frozen, || format!("{what}: {} rollouts", frozen.rollouts))?;
+        let nobody = if frozen.rollouts == 0 { "; `backstop status` lists what there is" } else { "" };
+        context.show(&frozen, || format!("{what}: {} rollouts{nobody}", frozen.rollouts))?;
         return Ok(Exit::Done);
     }
     let verb = if on { Verb::Freeze } else { Verb::Thaw };

@@ -309,7 +309,7 @@ async fn keep_freezes(shared: Arc<Shared>, mut asked: mpsc::Receiver<ScopeFreeze
         let name = direct::scope_name(&scope);
         let who = on.then(|| request.actor.to_string());
         // The switch is thrown first: a store that does not answer must not keep it from working.
-        shared.neighbours.freeze(name, who.clone());
+        shared.neighbours.freeze(name, on, Some(request));
         shared.changed.notify_waiters();
         let kept = match shared.world.store() {
             Storage::Embedded(store) => documents::freeze(store, name, who.as_deref()).await,

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::core::spec::Percent;
+use crate::core::text::is_unseen;
 
 /// Whether and how text is coloured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +55,7 @@ impl Paint {
 
 /// Text that somebody else wrote, on one line and without control characters, which terminals obey.
 pub fn clean(text: &str) -> String {
-    text.split_whitespace().map(|word| word.chars().filter(|c| !c.is_control()).collect::<String>()).collect::<Vec<_>>().join(" ")
+    text.split_whitespace().map(|word| word.chars().filter(|c| !is_unseen(*c)).collect::<String>()).collect::<Vec<_>>().join(" ")
 }
 
 /// [`clean`], cut to `max` characters.

@@ -56,9 +56,15 @@ pub struct Actor {
     pub principal: String,
     /// How well `principal` and `kind` are known.
     pub assurance: Assurance,
+    /// The credential's own kind, where a claim lowered it: what binds that kind binds still.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lowered_from: Option<ActorKind>,
     /// Name of the agent; claimed unless its credential names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<String>,
+    /// Whether `agent_id` is a claim alone: it gets nobody out of a policy.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub agent_claimed: bool,
     /// Version of the agent; claimed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_version: Option<String>,
@@ -87,9 +93,11 @@ impl Actor {
         agent_version: Option<String>,
         model: Option<String>,
     ) -> Self {
-        if let Some(kind) = kind {
-            self.kind = self.kind.min(kind);
+        if let Some(kind) = kind.filter(|kind| *kind < self.kind) {
+            self.lowered_from = Some(self.kind);
+            self.kind = kind;
         }
+        self.agent_claimed = self.agent_id.is_none() && agent_id.is_some();
         self.agent_id = agent_id.or(self.agent_id);
         self.agent_version = agent_version.or(self.agent_version);
         self.model = model.or(self.model);
@@ -130,4 +138,11 @@ pub struct Request {
     /// Seconds the credential was still valid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential_ttl: Option<u64>,
+}
+
+impl Request {
+    /// Who is behind the credential: two credentials of one name are one requester, whatever each says about itself.
+    pub fn who(&self) -> &str {
+        self.token_scope_id.as_deref().unwrap_or(&self.actor.principal)
+    }
 }

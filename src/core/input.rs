@@ -243,7 +243,7 @@ pub struct Commanded {
 }
 
 /// What surrounds the rollout.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Scope {
     /// A freeze of a wider scope is on.
@@ -254,6 +254,9 @@ pub struct Scope {
     pub breaching_recently: u32,
     /// Rollouts watched on the same source, this one counted.
     pub watched: u32,
+    /// Who last ordered such a freeze, or its end; absent if that was before this controller started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Box<Request>>,
 }
 
 /// How an effect ended.

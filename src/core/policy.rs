@@ -131,15 +131,16 @@ impl Match {
 
     /// Whether the policy is for this guard and this requester.
     ///
-    /// A requester of unknown kind falls under the policies for every kind, and an agent that does not say its name under
-    /// those for every agent: nobody gets out of a policy by saying less.
+    /// A requester of unknown kind falls under the policies for every kind, one that claims a lower kind also under those
+    /// for its own, and an agent whose credential does not name it under those for every agent: nobody gets out of a policy
+    /// by what they say.
     pub fn applies(&self, metadata: &Metadata, actor: &Actor) -> bool {
-        let kind = self.actors.is_empty() || actor.kind == ActorKind::Unknown || self.actors.contains(&actor.kind);
+        let mut kinds = [Some(actor.kind), actor.lowered_from].into_iter().flatten();
+        let kind = self.actors.is_empty() || actor.kind == ActorKind::Unknown || kinds.any(|kind| self.actors.contains(&kind));
+        let named = actor.agent_id.as_ref().filter(|_| !actor.agent_claimed);
         let agent = self.agents.is_empty()
-            || match &actor.agent_id {
-                Some(id) => self.agents.contains(id),
-                None => matches!(actor.kind, ActorKind::Unknown | ActorKind::Agent),
-            };
+            || actor.agent_id.as_ref().is_some_and(|id| self.agents.contains(id))
+            || (named.is_none() && matches!(actor.kind, ActorKind::Unknown | ActorKind::Agent));
         self.guard(metadata) && kind && agent
     }
 
@@ -422,6 +423,14 @@ mod tests {
         assert!(!one.applies(&metadata, &actor(ActorKind::Agent, Some("other"))));
         assert!(one.applies(&metadata, &actor(ActorKind::Agent, None)));
         assert!(!one.applies(&metadata, &actor(ActorKind::Human, None)));
+        // Nor by saying something else: only a credential's word counts.
+        let claims = |kind, claimed, name: &str| actor(kind, None).claiming(Some(claimed), Some(name.to_owned()), None, None);
+        assert!(one.applies(&metadata, &claims(ActorKind::Agent, ActorKind::Agent, "other")));
+        assert!(one.applies(&metadata, &claims(ActorKind::Agent, ActorKind::Agent, "fixer")));
+        let pipelines = Match { actors: vec![ActorKind::Automation], ..Match::default() };
+        assert!(pipelines.applies(&metadata, &claims(ActorKind::Automation, ActorKind::Agent, "other")));
+        assert!(agents.applies(&metadata, &claims(ActorKind::Automation, ActorKind::Agent, "other")));
+        assert!(!pipelines.applies(&metadata, &claims(ActorKind::Agent, ActorKind::Automation, "other")));
         let elsewhere = Match { namespaces: vec!["infra".to_owned()], ..Match::default() };
         assert!(!elsewhere.guard(&metadata));
         let label = |value: &str| Match { labels: [("tier".to_owned(), value.to_owned())].into(), ..Match::default() };

@@ -151,6 +151,12 @@ impl Release {
     pub fn new(template: Template, label: Option<String>) -> Self {
         Self { id: template.release(), label, template }
     }
+
+    /// Whether both run the same bytes, whatever the repositories are called that they come from.
+    pub fn has_images_of(&self, other: &Self) -> bool {
+        let digests = |release: &Self| release.template.images().into_iter().map(|image| image.digest).collect::<Vec<_>>();
+        digests(self) == digests(other)
+    }
 }
 
 impl fmt::Display for Release {

@@ -68,6 +68,9 @@ pub struct State {
     pub deployments: Vec<(String, Mono)>,
     /// The newest deployment that waits for this rollout to end.
     pub queued: Option<Box<Deployed>>,
+    /// The policy that binds what waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued_policy: Option<Box<Policy>>,
     /// Alerts that fire, by fingerprint, with the time of their arrival.
     pub alerts: BTreeMap<String, (Alerted, Mono)>,
     /// Whether a revert would work now; the reason if not. Absent until first proven.

@@ -26,3 +26,11 @@ macro_rules! text_serde {
 }
 
 pub(crate) use text_serde;
+
+/// Whether a character is not seen, or makes others be seen as what they are not: controls, marks that turn the direction of
+/// writing around, what has no width.
+pub(crate) fn is_unseen(c: char) -> bool {
+    let hidden =
+        matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
+    c.is_control() || hidden || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}

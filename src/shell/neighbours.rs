@@ -1,9 +1,10 @@
 //! Who breaches beside whom: what the breaker and the search for a shared cause need to know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::core::actor::Request;
 use crate::core::input::Scope;
 use crate::core::time::Mono;
 
@@ -20,7 +21,9 @@ pub struct Neighbours(Mutex<Book>);
 struct Book {
     watched: BTreeMap<String, String>,
     breaches: BTreeMap<String, Mono>,
-    frozen: BTreeMap<String, String>,
+    frozen: BTreeSet<String>,
+    /// Who last ordered a freeze of a scope, or its end, with the how manieth order that was.
+    orders: BTreeMap<String, (u64, Request)>,
 }
 
 impl Neighbours {
@@ -38,17 +41,22 @@ impl Neighbours {
         self.book().breaches.insert(key.to_owned(), at);
     }
 
-    /// Freezes (`Some(who)`) or thaws (`None`) a namespace, or everything with `*`.
-    pub fn freeze(&self, scope: &str, who: Option<String>) {
-        let frozen = &mut self.book().frozen;
-        match who {
-            Some(who) => drop(frozen.insert(scope.to_owned(), who)),
-            None => drop(frozen.remove(scope)),
+    /// Freezes or thaws a namespace, or everything with `*`. `by` is absent for a freeze that an earlier controller knew of.
+    pub fn freeze(&self, scope: &str, on: bool, by: Option<Request>) {
+        let mut book = self.book();
+        if on {
+            book.frozen.insert(scope.to_owned());
+        } else {
+            book.frozen.remove(scope);
+        }
+        let orders = book.orders.values().map(|(number, _)| number + 1).max().unwrap_or_default();
+        if let Some(by) = by {
+            book.orders.insert(scope.to_owned(), (orders, by));
         }
     }
 
-    /// Replaces all freezes.
-    pub fn replace_freezes(&self, frozen: BTreeMap<String, String>) {
+    /// Replaces all freezes by those of these scopes.
+    pub fn replace_freezes(&self, frozen: BTreeSet<String>) {
         self.book().frozen = frozen;
     }
 
@@ -67,7 +75,10 @@ impl Neighbours {
         };
         let namespace = key.split('/').next().unwrap_or_default();
         Scope {
-            frozen: book.frozen.contains_key("*") || book.frozen.contains_key(namespace),
+            frozen: ["*", namespace].iter().any(|scope| book.frozen.contains(*scope)),
+            by: (["*", namespace].iter().filter_map(|scope| book.orders.get(*scope)))
+                .max_by_key(|(number, _)| number)
+                .map(|(_, by)| Box::new(by.clone())),
             breaching: others(BREAKER_WINDOW),
             breaching_recently: others(WITNESS_WINDOW),
             watched: u32::try_from(book.watched.values().filter(|other| *other == source).count()).unwrap_or(u32::MAX),

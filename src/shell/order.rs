@@ -217,7 +217,8 @@ impl<T> Order<T> {
     }
 
     fn take(&mut self, now: Now, fact: Fact<T>) {
-        let kept = matches!(fact.input, Input::Commanded(_) | Input::Alerted(_) | Input::Deployed(_)).then(|| fact.input.clone());
+        let kept = matches!(fact.input, Input::Commanded(_) | Input::Alerted(_) | Input::Deployed(_) | Input::PolicyChanged(_))
+            .then(|| fact.input.clone());
         self.machine.handle(now, fact.input);
         let answer = self.machine.answer();
         let work = self.machine.next_work(self.commits.len() < COMMITS_MAX);

@@ -229,7 +229,7 @@ impl Rollout {
     fn surroundings(&mut self) {
         let scope = self.shared.neighbours.scope(&self.guard.key, self.shared.world.clock().now().mono);
         if scope != self.scope {
-            self.scope = scope;
+            self.scope = scope.clone();
             self.order.push(Input::ScopeChanged(scope), None);
         }
     }

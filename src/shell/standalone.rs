@@ -137,7 +137,7 @@ impl Controller {
         let (stop, stopped) = watch::channel(false);
         let mut controller = Self { shared, loaded: Arc::clone(&loaded), stop, tasks: JoinSet::new() };
         for scope in documents::freezes(controller.shared.world.store().local()).await? {
-            controller.shared.neighbours.freeze(&scope.0, Some(scope.1));
+            controller.shared.neighbours.freeze(&scope.0, true, None);
         }
         for (key, (metadata, spec)) in loaded.rollouts.iter().filter(|(key, _)| takes_part(key)) {
             controller.begin(key, metadata, spec, stopped.clone()).await?;

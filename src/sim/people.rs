@@ -31,7 +31,7 @@ pub fn act(life: &mut Life) {
         }
         14 => {
             let (breaching, watched) = (random.pick(&[0, 0, 2, 5]), 20);
-            let scope = Scope { frozen: random.chance(0.1), breaching, breaching_recently: breaching, watched };
+            let scope = Scope { frozen: random.chance(0.1), breaching, breaching_recently: breaching, watched, by: None };
             life.tell(Input::ScopeChanged(scope));
         }
         15 => {

@@ -32,6 +32,10 @@ use crate::host::wire::Ensure;
 const REVERT_PERMITS: usize = 256;
 /// Other effects that may be under way at once. Looks have their sources' own limits.
 const FORWARD_PERMITS: usize = 32;
+/// Notices that may be under way at once: a receiver that hangs keeps up nothing else, and nothing else keeps up a page.
+const NOTICE_PERMITS: usize = 32;
+/// Registries asked at once, apart from the rest: one that hangs costs the attempts that wait for it.
+const ORIGIN_PERMITS: usize = 32;
 
 /// The label of a series that names the namespace of its pod.
 const NAMESPACE: &str = "namespace";
@@ -88,6 +92,8 @@ pub struct World {
     notifier: Notifier,
     revert_lane: Semaphore,
     forward_lane: Semaphore,
+    notices: Semaphore,
+    origins: Semaphore,
 }
 
 impl World {
@@ -111,6 +117,8 @@ impl World {
             notifier,
             revert_lane: Semaphore::new(REVERT_PERMITS),
             forward_lane: Semaphore::new(FORWARD_PERMITS),
+            notices: Semaphore::new(NOTICE_PERMITS),
+            origins: Semaphore::new(ORIGIN_PERMITS),
         }
     }
 
@@ -172,9 +180,11 @@ impl World {
             let looked = looked.unwrap_or_else(|_| fault(LookFault::Down(format!("{} did not answer within {left:?}", plan.source))));
             return Performed::Looked(looked);
         }
-        let lane = match effect.lane {
-            Lane::Revert => &self.revert_lane,
-            Lane::Forward => &self.forward_lane,
+        let lane = match (effect.lane, &effect.action) {
+            (Lane::Revert, _) => &self.revert_lane,
+            (Lane::Forward, Action::Notify(_)) => &self.notices,
+            (Lane::Forward, Action::Verify { evidence: EvidenceFrom::Origin, .. }) => &self.origins,
+            (Lane::Forward, _) => &self.forward_lane,
         };
         let acted = async {
             let _permit = lane.acquire().await;

@@ -105,6 +105,7 @@ pub fn on_trial() -> (State, Observed) {
         agent_id: Some("release-bot".into()),
         agent_version: Some("1.4".into()),
         model: Some("example-model-2".into()),
+        ..Actor::default()
     };
     let request = Request {
         id: "rq-1".into(),

@@ -5,6 +5,7 @@
 
 mod crashes;
 mod failing;
+mod hostile;
 mod people;
 
 use std::sync::Arc;
@@ -372,7 +373,7 @@ fn a_wave_of_breaches_holds_restores_back_but_not_traffic() {
     assert!(life.until(60, |life| weight(life, &v(4)) == 0.2));
     // The release that runs cannot be proven any more, so that going back needs a restore.
     life.world.evidence.entry(image(&v(3))).or_default().tampered = true;
-    life.tell(Input::ScopeChanged(Scope { frozen: false, breaching: 4, breaching_recently: 0, watched: 20 }));
+    life.tell(Input::ScopeChanged(Scope { frozen: false, breaching: 4, breaching_recently: 0, watched: 20, by: None }));
     spoil(&mut life, &v(4), 0.5);
     reach(&mut life, PhaseKind::Stuck, 90);
     assert_eq!((weight(&life, &v(4)), weight(&life, &v(3))), (0.0, 1.0));

@@ -424,6 +424,7 @@ pub fn agent(rationale: &str) -> Request {
         agent_id: Some("release-bot".into()),
         agent_version: Some("1.4".into()),
         model: Some("example-model-2".into()),
+        ..Actor::default()
     };
     Request { id: format!("test-{rationale}"), actor, rationale: Some(rationale.to_owned()), ..Request::default() }
 }

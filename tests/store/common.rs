@@ -42,6 +42,7 @@ pub(crate) fn request() -> Request {
             agent_id: Some("fixer".into()),
             agent_version: Some("1.2".into()),
             model: Some("m-1".into()),
+            ..Actor::default()
         },
         trigger: Some("issue 12".into()),
         rationale: Some("errors \"rose\"\nafter the deployment".into()),

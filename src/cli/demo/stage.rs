@@ -249,6 +249,7 @@ pub fn agent(rationale: &str) -> Request {
             agent_id: Some("release-bot".into()),
             agent_version: Some("1.4".into()),
             model: Some("example-model-2".into()),
+            ..Actor::default()
         },
         trigger: Some("issue: checkout is too slow".into()),
         rationale: Some(rationale.to_owned()),

@@ -50,7 +50,7 @@ impl Machine {
             Verb::Revert { break_glass: true, .. } | Verb::Lift { .. } if request.rationale.as_ref().is_none_or(String::is_empty) => {
                 Err("this needs a reason: add `--reason`".into())
             }
-            Verb::Approve if self.trial().is_some_and(|trial| trial.request.actor.principal == request.actor.principal) => {
+            Verb::Approve if self.trial().is_some_and(|trial| trial.request.who() == request.who()) => {
                 Err("nobody approves their own rollout".into())
             }
             _ => Ok(()),
@@ -100,11 +100,11 @@ impl Machine {
                 }
             }
             (Verb::Approve, _) => {
-                let principal = request.actor.principal;
+                let by = request.who().to_owned();
                 if let Some(trial) = self.trial_mut()
-                    && !trial.approvals.contains(&principal)
+                    && !trial.approvals.contains(&by)
                 {
-                    trial.approvals.push(principal);
+                    trial.approvals.push(by);
                 }
             }
             (Verb::Promote, _) => {

@@ -55,11 +55,11 @@ impl Machine {
         if self.state.overlays.frozen.is_some() || self.state.overlays.frozen_around {
             return Some(Reason::Frozen {});
         }
-        let agent = actor.agent_id.clone().unwrap_or_else(|| actor.principal.clone());
+        let by = deployed.request.who();
         if let Some(limit) = self.policy.deployments_per_hour.filter(|_| !actor.is_human())
-            && self.state.deployments.iter().filter(|(by, _)| *by == agent).count() >= limit as usize
+            && self.state.deployments.iter().filter(|(other, _)| other == by).count() >= limit as usize
         {
-            return Some(Reason::QuotaExceeded { what: format!("{limit} deployments an hour by {agent}") });
+            return Some(Reason::QuotaExceeded { what: format!("{limit} deployments an hour by {by}") });
         }
         match self.state.phase.kind() {
             // Nobody but a person supersedes a revert until it is held.
@@ -82,8 +82,7 @@ impl Machine {
         if ledger.is_quarantined(&release.id) {
             return Some(release.to_string());
         }
-        let images = release.template.images();
-        let same = |other: &Release| other.template.images().iter().map(|image| &image.digest).eq(images.iter().map(|image| &image.digest));
+        let same = |other: &Release| other.has_images_of(release);
         let vouched = ledger.records().iter().any(|record| ledger.is_known_good(&record.release.id) && same(&record.release));
         if human || vouched {
             return None;
@@ -98,6 +97,7 @@ impl Machine {
         self.answer = Some(Answer { accepted: waits || same, reason: reason.clone(), revert: None });
         if waits {
             self.state.queued = Some(Box::new(deployed));
+            self.state.queued_policy = Some(Box::new(self.policy.clone()));
             return "queued".into();
         }
         if same {
@@ -116,14 +116,13 @@ impl Machine {
         let superseded = self.supersede(&release);
         self.state.generation += 1;
         if !request.actor.is_human() {
-            let agent = request.actor.agent_id.clone().unwrap_or_else(|| request.actor.principal.clone());
-            self.state.deployments.push((agent, self.now.mono));
+            self.state.deployments.push((request.who().to_owned(), self.now.mono));
         }
         let spec = Arc::clone(&self.guard.spec);
         let mut plan = Plan::compile(&spec);
         self.state.ledger.entry(self.now, &release);
         self.ledger_changed.insert(release.id.clone());
-        let carried = superseded.filter(|(old, _)| old.template.images() == release.template.images()).and_then(|(_, judge)| judge);
+        let carried = superseded.filter(|(old, _)| old.has_images_of(&release)).and_then(|(_, judge)| judge);
         if carried.is_some() {
             // Nor does it buy another warm-up: whoever touches it more often than that would never be judged.
             plan.warm_up = Span::default();
@@ -202,6 +201,10 @@ impl Machine {
     /// Starts what waited for this rollout to end.
     pub(super) fn dequeue(&mut self) -> bool {
         let Some(queued) = self.state.queued.take() else { return false };
+        // Whoever asked for something else meanwhile has a policy of their own.
+        if let Some(policy) = self.state.queued_policy.take() {
+            self.policy = policy.tighter(&self.policy);
+        }
         self.deployed(*queued);
         true
     }

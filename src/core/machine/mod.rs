@@ -75,6 +75,8 @@ pub struct Machine {
     // Since when a stable release that was found, and is not known good yet, is healthy.
     healthy_since: Option<Mono>,
     answer: Option<Answer>,
+    // When this machine first heard of anything: what was due while no controller ran gets its time from here.
+    awake: Option<Mono>,
     // What the next commit carries.
     records: Vec<Record>,
     ledger_changed: BTreeSet<ReleaseId>,
@@ -118,6 +120,7 @@ impl Machine {
             left_to_people: BTreeSet::new(),
             healthy_since: None,
             answer: None,
+            awake: None,
             records: Vec::new(),
             ledger_changed: BTreeSet::new(),
             ordinal: 0,
@@ -132,6 +135,7 @@ impl Machine {
     pub fn handle(&mut self, now: Now, input: Input) {
         // A clock that went back is not believed.
         self.now = Now { wall: now.wall, mono: now.mono.max(self.now.mono) };
+        self.wake_up();
         let before = self.records.len();
         let was_dirty = std::mem::take(&mut self.dirty);
         let looked = matches!(input, Input::Looked(_));
@@ -180,12 +184,13 @@ impl Machine {
                 (None, "accepted".into())
             }
             Input::ScopeChanged(scope) => {
-                self.scope = scope;
-                if self.state.overlays.frozen_around != scope.frozen {
+                let by = scope.by.as_deref().filter(|_| scope.by != self.scope.by).cloned();
+                if self.state.overlays.frozen_around != scope.frozen || by.is_some() {
                     self.state.overlays.frozen_around = scope.frozen;
                     self.touch();
                 }
-                (None, "accepted".into())
+                self.scope = scope;
+                (by, "accepted".into())
             }
             Input::Finished { id, outcome } => (None, self.finished(id, outcome)),
             Input::Woke => (None, "time".into()),
@@ -276,7 +281,7 @@ impl Machine {
             Phase::Admitting { until } | Phase::AwaitingApproval { until } => Some(*until),
             Phase::Advancing(advancing) => self.stage_deadline(advancing),
             Phase::Watching { since } => Some(self.watch_deadline(*since)),
-            Phase::Reverting(revert) | Phase::Recovering(revert) => Some(revert.until),
+            Phase::Reverting(revert) | Phase::Recovering(revert) => Some(self.time_for(revert)),
             Phase::Promoting { since } => Some(since.after(promoting::PROMOTE_WITHIN)),
             Phase::Idle | Phase::Refused { .. } | Phase::Reverted(_) | Phase::Stuck { .. } => None,
         };
@@ -370,6 +375,13 @@ impl Machine {
 
     fn record(&self, event: Event, reason: Option<Reason>, request: Option<Request>, result: String) -> Record {
         let release = self.state.trial.as_ref().map(|trial| &trial.candidate);
+        // What happens around the rollout is not the deed of whoever asked for what it is about.
+        let around = matches!(&event, Event::Input(input)
+            if matches!(**input, Input::ScopeChanged(_) | Input::PolicyChanged(_) | Input::SpecChanged(_)));
+        let asked = || {
+            let revert = self.state.phase.revert().and_then(|revert| revert.by.clone());
+            revert.or_else(|| self.state.trial.as_ref().map(|trial| trial.request.clone())).filter(|_| !around)
+        };
         Record {
             at: self.now,
             resource_target: self.guard.key.clone(),
@@ -380,9 +392,7 @@ impl Machine {
             reason,
             release: release.map(|release| release.id.clone()),
             artifact_digest: release.map(|release| release.template.image().digest.to_string()),
-            request: request
-                .or_else(|| self.state.phase.revert().and_then(|revert| revert.by.clone()))
-                .or_else(|| self.state.trial.as_ref().map(|trial| trial.request.clone())),
+            request: request.or_else(asked),
             result,
         }
     }

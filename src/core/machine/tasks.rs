@@ -323,6 +323,18 @@ impl Machine {
         }
     }
 
+    /// Nothing was tried while no controller ran: what fell due then is tried for a while before it is given up.
+    pub(super) fn wake_up(&mut self) {
+        if self.awake.is_some() {
+            return;
+        }
+        let now = self.now.mono;
+        self.awake = Some(now);
+        for task in self.state.tasks.values_mut().filter(|task| task.effect.deadline <= now) {
+            task.effect.deadline = now.after(TARGET_WITHIN);
+        }
+    }
+
     /// Gives up what was tried for too long.
     pub(super) fn expire_tasks(&mut self) {
         let now = self.now.mono;

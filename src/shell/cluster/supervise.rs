@@ -157,7 +157,7 @@ impl Supervisor {
                 self.listed.insert(kind) || !gone.is_empty()
             }
             Told::Frozen(frozen) => {
-                self.shared.neighbours.replace_freezes(frozen.into_iter().map(|(scope, who)| (scope_of(scope), who)).collect());
+                self.shared.neighbours.replace_freezes(frozen.into_keys().map(scope_of).collect());
                 self.shared.changed.notify_waiters();
                 false
             }

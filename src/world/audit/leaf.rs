@@ -102,10 +102,15 @@ struct Why<'a> {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct By {
     kind: ActorKind,
     principal: String,
     assurance: Assurance,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lowered_from: Option<ActorKind>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    agent_claimed: bool,
 }
 
 /// The event of a commit that came without records.
@@ -197,7 +202,13 @@ impl<'a> Line<'a> {
             agent_id: name(actor.agent_id.as_ref()),
             agent_version: name(actor.agent_version.as_ref()),
             model: name(actor.model.as_ref()),
-            actor: By { kind: actor.kind, principal: cut(&actor.principal, MAX_NAME), assurance: actor.assurance },
+            actor: By {
+                kind: actor.kind,
+                principal: cut(&actor.principal, MAX_NAME),
+                assurance: actor.assurance,
+                lowered_from: actor.lowered_from,
+                agent_claimed: actor.agent_claimed,
+            },
             token_scope_id: name(request.and_then(|request| request.token_scope_id.as_ref())),
             credential_ttl: request.and_then(|request| request.credential_ttl),
             rationale: rationale.map(|text| cut(text, MAX_TEXT)),
