@@ -6,6 +6,7 @@ use super::{Answer, Machine};
 use crate::core::actor::ActorKind;
 use crate::core::input::Deployed;
 use crate::core::judge::{Judge, Tape};
+use crate::core::mutant::Mutant;
 use crate::core::plan::Plan;
 use crate::core::reason::Reason;
 use crate::core::record::Decision;
@@ -63,7 +64,9 @@ impl Machine {
         }
         match self.state.phase.kind() {
             // Nobody but a person supersedes a revert until it is held.
-            PhaseKind::Reverting | PhaseKind::Recovering => (!actor.is_human()).then_some(Reason::Busy {}),
+            PhaseKind::Reverting | PhaseKind::Recovering => {
+                (!actor.is_human() && !Mutant::AgentSupersedes.lives()).then_some(Reason::Busy {})
+            }
             PhaseKind::Stuck => Some(Reason::Held {}),
             PhaseKind::Idle | PhaseKind::Refused | PhaseKind::Reverted | PhaseKind::Admitting | PhaseKind::AwaitingApproval => None,
             PhaseKind::Advancing | PhaseKind::Promoting | PhaseKind::Watching => {
@@ -85,7 +88,7 @@ impl Machine {
         let images = release.template.images();
         let same = |other: &Release| other.template.images().iter().map(|image| &image.digest).eq(images.iter().map(|image| &image.digest));
         let vouched = ledger.records().iter().any(|record| ledger.is_known_good(&record.release.id) && same(&record.release));
-        if human || vouched {
+        if human || vouched || Mutant::QuarantineShakenOff.lives() {
             return None;
         }
         ledger.records().iter().find(|record| record.quarantined && same(&record.release)).map(|record| record.release.to_string())
@@ -114,7 +117,7 @@ impl Machine {
     fn admit(&mut self, deployed: Deployed) {
         let Deployed { release, request } = deployed;
         let superseded = self.supersede(&release);
-        self.state.generation += 1;
+        self.state.generation += u64::from(!Mutant::SameGeneration.lives());
         if !request.actor.is_human() {
             let agent = request.actor.agent_id.clone().unwrap_or_else(|| request.actor.principal.clone());
             self.state.deployments.push((agent, self.now.mono));
@@ -123,7 +126,9 @@ impl Machine {
         let mut plan = Plan::compile(&spec);
         self.state.ledger.entry(self.now, &release);
         self.ledger_changed.insert(release.id.clone());
-        let carried = superseded.filter(|(old, _)| old.template.images() == release.template.images()).and_then(|(_, judge)| judge);
+        let carried = superseded
+            .filter(|(old, _)| old.template.images() == release.template.images() && !Mutant::EvidenceDropped.lives())
+            .and_then(|(_, judge)| judge);
         if carried.is_some() {
             // Nor does it buy another warm-up: whoever touches it more often than that would never be judged.
             plan.warm_up = Span::default();

@@ -24,6 +24,7 @@ use super::actor::Request;
 use super::input::{Alerted, Arm, ArmHealth, Input, Looked, Observed, Scope};
 use super::invariant::{self, Invariant};
 use super::judge::{Judge, Judgement, Tape};
+use super::mutant::Mutant;
 use super::policy::Policy;
 use super::reason::{Reason, Verdict};
 use super::record::{Decision, Event, Record};
@@ -91,6 +92,9 @@ struct Look {
 impl Machine {
     /// A machine that goes on from what was committed.
     pub fn restore(guard: Guard, policy: Policy, mut state: State) -> Self {
+        if Mutant::TasksForgotten.lives() {
+            state.tasks.clear();
+        }
         // What was admitted under the document of today shares it.
         if let Some(trial) = &mut state.trial
             && trial.spec == guard.spec
@@ -128,6 +132,9 @@ impl Machine {
     pub fn handle(&mut self, now: Now, input: Input) {
         // A clock that went back is not believed.
         self.now = Now { wall: now.wall, mono: now.mono.max(self.now.mono) };
+        if Mutant::WallClockDeadline.lives() {
+            self.now.mono = Mono(now.wall.as_millisecond().unsigned_abs());
+        }
         let before = self.records.len();
         let was_dirty = std::mem::take(&mut self.dirty);
         let looked = matches!(input, Input::Looked(_));
@@ -533,6 +540,9 @@ impl Machine {
             "firing".into()
         } else {
             self.state.alerts.remove(&alerted.fingerprint);
+            if Mutant::ResolvedUndoes.lives() && self.state.phase.kind() == PhaseKind::Reverting {
+                self.enter(Phase::Idle);
+            }
             "ended".into()
         }
     }
@@ -557,10 +567,10 @@ impl Machine {
     /// Why no forward step may be taken now, whatever the judge says.
     fn blocked(&self) -> Option<Reason> {
         let overlays = &self.state.overlays;
-        if overlays.frozen.is_some() || overlays.frozen_around {
+        if (overlays.frozen.is_some() || overlays.frozen_around) && !Mutant::FreezeIgnored.lives() {
             return Some(Reason::Frozen {});
         }
-        if overlays.paused.is_some() {
+        if overlays.paused.is_some() && !Mutant::PauseIgnored.lives() {
             return Some(Reason::Paused {});
         }
         if self.halted.is_some() {
@@ -577,12 +587,13 @@ impl Machine {
             Some(readiness) if readiness.target == target => readiness.missing.as_ref().map(ToString::to_string),
             _ => target.map(|target| format!("the evidence of {} is being read", self.state.name(&target))),
         };
-        missing.filter(|_| agent).map(|what| Reason::NotReady { what })
+        missing.filter(|_| agent && !Mutant::ReadinessIgnored.lives()).map(|what| Reason::NotReady { what })
     }
 
     /// The limits that bind the attempt under way: a looser policy never binds it, a tighter one does at once.
     pub fn limits(&self) -> Policy {
         match &self.state.trial {
+            Some(_) if Mutant::LooserPolicyBinds.lives() => self.policy.clone(),
             Some(trial) if self.state.candidate().is_some() || self.state.phase.revert().is_some() => trial.policy.tighter(&self.policy),
             _ => self.policy.clone(),
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Machine;
 use crate::core::backoff;
 use crate::core::input::{Observation, Outcome};
+use crate::core::mutant::Mutant;
 use crate::core::reason::Reason;
 use crate::core::record::{Decision, Event};
 use crate::core::release::{Release, ReleaseId};
@@ -205,6 +206,9 @@ impl Machine {
     /// Tries again what got no answer.
     pub(super) fn expire_flights(&mut self) {
         let now = self.now.mono;
+        if Mutant::LostIsLost.lives() {
+            return;
+        }
         let lost: Vec<(EffectId, Key)> =
             self.in_flight.iter().filter(|(_, flight)| now >= flight.until).map(|(id, flight)| (*id, flight.key.clone())).collect();
         for (id, key) in lost {
@@ -236,6 +240,10 @@ impl Machine {
                 }
                 self.done(&key, &task.effect, observed);
                 format!("{name}: done{}", if changed { "" } else { ", nothing to change" })
+            }
+            Outcome::Transient { .. } if matches!(key, Key::Notice(_)) && Mutant::NoticeDropped.lives() => {
+                self.state.tasks.remove(&key);
+                "dropped".into()
             }
             Outcome::Transient { what, retry_after } => {
                 let wait = retry_after.map_or_else(|| backoff::wait(task.attempts + 1), Duration::from);
@@ -272,6 +280,10 @@ impl Machine {
     fn try_again(&mut self, key: &Key, wait: Duration, what: &str) {
         let now = self.now.mono;
         if let Some(task) = self.state.tasks.get_mut(key) {
+            if Mutant::RetryAtOnce.lives() {
+                task.not_before = now;
+                return;
+            }
             task.attempts += 1;
             // Even an unknown outcome waits after a few tries: nothing spins.
             let wait = if task.attempts > 3 { wait.max(backoff::wait(task.attempts)) } else { wait };
