@@ -1,21 +1,21 @@
 //! What should have happened: far simpler than the machine, and blind to how it decides.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
+use super::reference;
 use super::world::World;
 use crate::core::actor::ActorKind;
-use crate::core::input::{Commanded, Input, Outcome, Parts, Verb};
+use crate::core::input::{Commanded, Input, Observation, Outcome, Parts, Scope, Verb};
 use crate::core::invariant::Invariant;
-use crate::core::ledger::Standing;
 use crate::core::machine::{Answer, Machine};
 use crate::core::reason::Reason;
 use crate::core::record::{Decision, Event, Record};
-use crate::core::release::ReleaseId;
+use crate::core::release::{Digest, ReleaseId};
 use crate::core::spec::Percent;
-use crate::core::state::{Phase, PhaseKind, StageStep, State};
-use crate::core::work::{Action, Commit, Effect, EffectId, Fence};
+use crate::core::state::{Phase, PhaseKind, StageStep, State, Target};
+use crate::core::work::{Action, Commit, Effect, EffectId, EvidenceFrom, Fence, Lane};
 use crate::host::record::WorkloadRecord;
 use crate::shell::order::Order;
 
@@ -32,7 +32,7 @@ pub struct Violation {
 }
 
 impl Violation {
-    fn of(invariant: Invariant, what: impl Into<String>) -> Self {
+    pub(super) fn of(invariant: Invariant, what: impl Into<String>) -> Self {
         Self { invariant: Some(invariant), what: what.into() }
     }
 
@@ -51,7 +51,7 @@ impl fmt::Display for Violation {
     }
 }
 
-type Found = Result<(), Violation>;
+pub(super) type Found = Result<(), Violation>;
 
 /// The host before a write.
 #[derive(Debug, Clone)]
@@ -81,6 +81,20 @@ pub struct Oracle {
     pub commits: u64,
     /// Effects performed so far, by name.
     pub performed: BTreeMap<&'static str, u64>,
+    /// What the last reading of each release's stored evidence proved.
+    proven: BTreeMap<ReleaseId, bool>,
+    /// Digests that policy denies, and since when.
+    denied: BTreeMap<Digest, u64>,
+    /// Since when so many neighbours breach that restores wait.
+    wave: Option<u64>,
+    /// When each revert began to recover.
+    recovering: BTreeMap<String, u64>,
+    /// A person skipped all checks.
+    glass: bool,
+    /// The newest sample that a look brought, in milliseconds.
+    pub newest: u64,
+    /// Automatic reverts so far, by image.
+    pub reverted: BTreeMap<String, u64>,
     /// Steps at the begin of this second.
     pub steps_before: u64,
 }
@@ -130,6 +144,9 @@ impl Oracle {
         let phase = machine.state().phase.kind();
         let wake = order.wake_at();
         let state = machine.state();
+        if let Phase::Recovering(revert) = &state.phase {
+            self.recovering.entry(revert.id.clone()).or_insert(now);
+        }
         if let (Phase::Advancing(advancing), Some(trial)) = (&state.phase, &state.trial)
             && advancing.step == StageStep::Judging
             && let Some(stage) = trial.plan.stages.get(advancing.stage)
@@ -173,9 +190,13 @@ impl Oracle {
     /// The broken rule.
     pub fn performed(&mut self, effect: &Effect, outcome: &Outcome, before: &Before, world: &World) -> Found {
         *self.performed.entry(effect.action.name()).or_default() += 1;
-        let Outcome::Done { changed, .. } = outcome else { return Ok(()) };
+        let Outcome::Done { changed, observed } = outcome else { return Ok(()) };
+        if let (Action::Verify { release, evidence: EvidenceFrom::Store }, Observation::Facts(facts)) = (&effect.action, observed) {
+            let good = facts.images.iter().all(|image| !image.statements.is_empty());
+            self.proven.insert(release.id.clone(), good);
+        }
         self.repeated(effect, *changed, world.now)?;
-        let state = world.state.as_ref();
+        let state = world.state.as_deref();
         if world.host.weights != before.host.weights {
             let since = state.and_then(|state| self.breached.get(&state.generation)).copied();
             // An order given before the breach may come in before the first one after it; never later.
@@ -196,8 +217,10 @@ impl Oracle {
         }
         if let Action::EnsureArm { release, present: true } | Action::EnsureRelease { release } = &effect.action {
             let good = world.evidence.get(&release.template.image().digest).is_some_and(|evidence| evidence.good);
-            let glass = world.log.iter().any(|record| matches!(&record.reason, Some(Reason::BreakGlass { .. }))) || world_glass(world);
-            if !good && !glass {
+            self.glass |= world_glass(world);
+            let restores = matches!(effect.action, Action::EnsureRelease { .. }) && effect.lane == Lane::Revert;
+            let unread = restores && self.proven.get(&release.id) != Some(&true);
+            if !self.glass && (!good || unread) {
                 return Err(Violation::of(Invariant::I1, format!("{release} was put in place without proof")));
             }
         }
@@ -234,7 +257,9 @@ impl Oracle {
         if after.trial.as_ref().is_some_and(|trial| trial.breached) {
             self.breached.entry(after.generation).or_insert(after.revision);
         }
-        known_good(before, commit, world)?;
+        reference::follows(before, commit, world)?;
+        self.choices(before, commit, world.now)?;
+        self.recovers(commit, world.now)?;
         loosened(before, commit)?;
         self.baked(before, after, &commit.records, world.now)?;
         let shared = commit.records.iter().any(|record| {
@@ -251,6 +276,68 @@ impl Oracle {
             if !paged {
                 return Err(Violation::of(Invariant::I8, "stuck, and nobody was paged"));
             }
+        }
+        Ok(())
+    }
+
+    /// I1 and I15: no denied digest goes back, and in a wave nothing does by itself.
+    fn choices(&mut self, before: &State, commit: &Commit, now: u64) -> Found {
+        self.glass |= commit.records.iter().any(|record| matches!(&record.reason, Some(Reason::BreakGlass { .. })));
+        for record in commit.records.iter().filter(|record| record.is_breach()) {
+            *self.reverted.entry(record.artifact_digest.clone().unwrap_or_default()).or_default() += 1;
+        }
+        let chosen = commit.records.iter().any(|record| matches!(record.event, Event::Decision { decision: Decision::Choose, .. }));
+        let Some(revert) = commit.state.phase.revert().filter(|_| chosen) else { return Ok(()) };
+        let long = |since: u64| since + 15_000 < now;
+        if let Target::Chosen(target) = &revert.target
+            && let Some(release) = commit.state.release(target)
+            && !revert.break_glass
+            && self.denied.get(&release.template.image().digest).is_some_and(|since| long(*since))
+        {
+            return Err(Violation::of(Invariant::I1, format!("{release} goes back, and policy denies it")));
+        }
+        if commit.state.restores.len() > before.restores.len() && self.wave.is_some_and(long) {
+            return Err(Violation::of(Invariant::I15, "a restore in a wave of breaches"));
+        }
+        Ok(())
+    }
+
+    /// I8: recovery is seen, not assumed: three scrapes take two seconds.
+    fn recovers(&mut self, commit: &Commit, now: u64) -> Found {
+        let recovered = commit.records.iter().any(|record| matches!(record.event, Event::Decision { decision: Decision::Recovered, .. }));
+        if let Phase::Reverted(revert) = &commit.state.phase
+            && recovered
+            && self.recovering.get(&revert.id).is_none_or(|since| now < since + 1_000)
+        {
+            return Err(Violation::of(Invariant::I8, "recovered before anybody could have looked"));
+        }
+        Ok(())
+    }
+
+    /// Policy denies these from now on.
+    pub fn denies(&mut self, digests: &[Digest], now: u64) {
+        self.denied.retain(|digest, _| digests.contains(digest));
+        for digest in digests {
+            self.denied.entry(digest.clone()).or_insert(now);
+        }
+    }
+
+    /// What surrounds the rollout changed, or did not.
+    pub fn surrounded(&mut self, scope: Scope, now: u64) {
+        let open = scope.breaching + 1 >= scope.watched.div_ceil(10).max(3);
+        self.wave = if open { self.wave.or(Some(now)) } else { None };
+    }
+
+    /// I6: after a person's revert nothing goes forward.
+    ///
+    /// # Errors
+    /// The broken rule.
+    pub fn heard(&self, asked: u32, machine: &Machine) -> Found {
+        let Some(Input::Commanded(command)) = self.asks.get(&asked) else { return Ok(()) };
+        let all = matches!(command.verb, Verb::Revert { to: None, parts: Parts::All, .. });
+        if all && command.request.actor.is_human() && machine.state().candidate().is_some() {
+            let phase = machine.state().phase.kind();
+            return Err(Violation::of(Invariant::I6, format!("a person's revert, and it is still {phase}")));
         }
         Ok(())
     }
@@ -282,6 +369,14 @@ impl Oracle {
         let recorded = |command: &Commanded| {
             world.log.iter().any(|record| matches!(&record.event, Event::Input(input) if **input == Input::Commanded(command.clone())))
         };
+        let untold = world.promised.values().find(|effect| matches!(effect.action, Action::Notify(_)) && !world.told.contains_key(&effect.id));
+        if let Some(effect) = untold {
+            return Err(Violation::of(Invariant::I8, format!("nobody ever got the notice {}", effect.id)));
+        }
+        let quarantined: Option<BTreeSet<_>> = world.state.as_ref().map(|state| state.ledger.quarantined().into_iter().collect());
+        if quarantined.is_some_and(|quarantined| quarantined != world.host.quarantined) {
+            return Err(Violation::of(Invariant::I6, "the hold at the workload's door is not the ledger's"));
+        }
         match self.obeyed.iter().find(|command| !recorded(command)) {
             // Spools are one controller's own; of several, the store must be there.
             Some(command) if !self.unsure => Err(Violation::of(Invariant::I6, format!("{:?} was accepted and forgotten", command.verb))),
@@ -327,35 +422,8 @@ fn weighed(before: &Before, world: &World, state: Option<&State>, late: bool) ->
             return Err(Violation::of(Invariant::I2, format!("{} got {share} after its breach", state.name(id))));
         }
         let others: Vec<_> = before.live.iter().filter(|live| *live != id && before.host.weight(live) > Percent::ZERO).collect();
-        if !world.was_live_lately(id) && !before.live.contains(id) && !others.is_empty() {
+        if !world.is_live(id) && !before.live.contains(id) && !others.is_empty() {
             return Err(Violation::of(Invariant::I11, format!("{id} got {share} without a member that can serve, away from {others:?}")));
-        }
-    }
-    Ok(())
-}
-
-/// I4: a release becomes known good by a pass, or by a person.
-fn known_good(before: &State, commit: &Commit, world: &World) -> Found {
-    for record in commit.state.ledger.records() {
-        let id = &record.release.id;
-        if record.standing != Standing::KnownGood || before.ledger.is_known_good(id) {
-            continue;
-        }
-        let reason = commit.records.iter().find_map(|record| match &record.event {
-            Event::Decision { decision: Decision::KnownGood, .. } => record.reason.clone(),
-            _ => None,
-        });
-        match reason {
-            Some(Reason::Commanded { .. }) => {}
-            Some(Reason::Healthy {}) => {
-                let share = world.truth.own_share(&record.release, 0);
-                let served = world.traffic.served.get(id).copied().unwrap_or_default();
-                if served < 100 || share >= 0.05 {
-                    let what = format!("{} with {:.0}% errors and {served} requests", record.release, share * 100.0);
-                    return Err(Violation::of(Invariant::I4, what));
-                }
-            }
-            other => return Err(Violation::of(Invariant::I4, format!("{} for {other:?}", record.release))),
         }
     }
     Ok(())

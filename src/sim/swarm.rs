@@ -10,12 +10,16 @@ use super::oracle::Violation;
 use super::people::{self, IMAGES};
 use super::prng::Random;
 use crate::core::input::Verb;
-use crate::core::release::Digest;
-use crate::core::spec::{OnDeadline, OnNewer, Percent, Strategy};
-use crate::core::state::{Guard, PhaseKind};
+use crate::core::machine::Machine;
+use crate::core::release::{Digest, Release};
+use crate::core::spec::{Objective, OnDeadline, OnNewer, Percent, Strategy};
+use crate::core::state::{Guard, PhaseKind, State};
 
 /// How long everything may take to come to rest in a world that works, in seconds.
 const REST_WITHIN: u64 = 2_400;
+
+/// Looks after which people let a life be.
+const LOOKS: u64 = 90;
 
 /// How a life went.
 #[derive(Debug, Clone)]
@@ -30,6 +34,8 @@ pub struct Report {
     pub digest: u64,
     /// Commits in it.
     pub commits: u64,
+    /// Looks in it, of all controllers.
+    pub looks: u64,
     /// The phase at the end.
     pub phase: PhaseKind,
 }
@@ -55,11 +61,17 @@ pub fn draw(seed: u64) -> Life {
     let faults = if random.chance(0.1) { Faults::none() } else { Faults::draw(&mut random) };
     let replicas = random.pick(&[1, 1, 2, 3]);
     let mut policy = house::policy();
+    policy.restores_per_hour = random.pick(&[1, 3, 3]);
     if random.chance(0.2) {
         policy.approvals = u32::try_from(random.between(1, 2)).unwrap_or(1);
         policy.approve_within = crate::core::time::Span::seconds(120);
     }
+    let rollouts = random.pick(&[1_u32, 20, 50]);
     let mut life = Life::new(seed, draw_guard(&mut random), policy, faults, replicas);
+    for neighbour in 0..rollouts.saturating_sub(1) {
+        life.neighbours.watch(&format!("shop/{neighbour}"), "host");
+    }
+    life.neighbours.watch(&life.world.guard.key, "host");
     let truth = &mut life.world.truth;
     truth.rate = random.pick(&[0, 5, 50, 200, 200]);
     for image in &IMAGES[1..] {
@@ -104,6 +116,11 @@ fn draw_guard(random: &mut Random) -> Guard {
         Strategy::Observe(_) => {}
     }
     let mut guard = house::guard(strategy);
+    if random.chance(0.3) {
+        let objectives = &mut Arc::make_mut(&mut guard.spec).objectives;
+        let latency = Objective { name: "latency".into(), ..objectives[0].clone() };
+        objectives.push(latency);
+    }
     if matches!(guard.spec.strategy, Strategy::Canary(_)) && random.chance(0.4) {
         Arc::make_mut(&mut guard.spec).watch.holdback = Percent::new(10.0);
     }
@@ -130,7 +147,7 @@ pub fn live_with(seed: u64, lines: usize) -> Report {
         let pause = life.random.between(0, 20);
         life.run(pause);
         people::act(&mut life);
-        if life.violation.is_some() {
+        if life.violation.is_some() || life.looks > LOOKS {
             break;
         }
     }
@@ -141,6 +158,7 @@ pub fn live_with(seed: u64, lines: usize) -> Report {
         lines: life.lines.iter().cloned().collect(),
         digest: life.digest,
         commits: life.oracle.commits,
+        looks: life.looks,
         phase: life.phase(),
     }
 }
@@ -154,7 +172,7 @@ fn rest(life: &mut Life) {
     for verb in [Verb::Resume, Verb::Thaw, Verb::Arm] {
         life.command(verb, house::person("ann"));
     }
-    life.tell(crate::core::input::Input::ScopeChanged(crate::core::input::Scope::default()));
+    life.neighbours.freeze("*", None);
     life.run(2);
     let quiet = |life: &Life| {
         let Some(machine) = life.machine().filter(|machine| !machine.is_ahead()) else { return false };
@@ -163,7 +181,7 @@ fn rest(life: &mut Life) {
         let waits = matches!(state.phase.kind(), PhaseKind::Promoting | PhaseKind::Advancing) && unready;
         let watches = state.phase.kind() == PhaseKind::Watching || waits || waits_for_requests(life);
         let ended = state.phase.kind().is_resting() && (state.queued.is_none() || state.phase.kind() == PhaseKind::Stuck);
-        (ended || watches) && state.tasks.is_empty()
+        (ended || watches) && state.tasks.is_empty() && !hides(life, machine)
     };
     let rested = life.until(REST_WITHIN, quiet);
     if life.violation.is_none() && !rested {
@@ -192,9 +210,30 @@ fn bad_in_front(life: &Life) -> Result<(), Violation> {
     Ok(())
 }
 
+/// Whether a release that is bad by the truth of the traffic still gets requests and is judged: it must be taken out.
+fn hides(life: &Life, machine: &Machine) -> bool {
+    let (state, world) = (machine.state(), &life.world);
+    let Some(candidate) = state.candidate().filter(|candidate| world.is_live(&candidate.id)) else { return false };
+    let share = |release: &Release| world.truth.own_share(release, world.now);
+    let stable = state.stable.as_ref().and_then(|id| state.release(id)).is_some_and(|stable| share(stable) > 0.005);
+    let harmed = world.truth.harmful.as_ref().is_some_and(|(image, _)| state.trial.as_ref().is_some_and(|_| image == &candidate.template.image().digest));
+    let served = world.weight(&candidate.id) * (world.truth.rate as f64) >= 1.0;
+    let judged = matches!(state.phase.kind(), PhaseKind::Advancing | PhaseKind::Watching);
+    judged && served && share(candidate) >= 0.05 && !stable && !harmed && !loosened(state)
+}
+
+/// Whether the document that the attempt was admitted under finds so many errors good.
+fn loosened(state: &State) -> bool {
+    state.trial.as_ref().is_some_and(|trial| trial.spec.objectives.iter().any(|objective| objective.good < Percent::new(99.0)))
+}
+
 /// A guard that says to wait waits for ever if there is nothing to see; people were paged.
 fn waits_for_requests(life: &Life) -> bool {
-    let state = life.state();
-    let waits = state.trial.as_ref().is_some_and(|trial| !matches!(trial.plan.on_deadline, Some(OnDeadline::Revert | OnDeadline::Retreat)));
+    let Some(state) = life.committed() else { return true };
+    let waits = state.trial.as_ref().is_some_and(|trial| match trial.plan.on_deadline {
+        Some(OnDeadline::Revert | OnDeadline::Retreat) => false,
+        Some(OnDeadline::Wait | OnDeadline::PromoteOnHealth) => true,
+        None => trial.request.actor.is_human(),
+    });
     state.phase.kind() == PhaseKind::Advancing && (waits || state.stable.is_none()) && life.world.now > 1_500_000
 }

@@ -70,8 +70,6 @@ pub struct Machine {
     look: Look,
     proof: resting::Proof,
     waiting: Option<Reason>,
-    // What was left to people while disarmed, by code: each is paged once.
-    left_to_people: BTreeSet<&'static str>,
     answer: Option<Answer>,
     // What the next commit carries.
     records: Vec<Record>,
@@ -116,7 +114,6 @@ impl Machine {
             look: Look::default(),
             proof: resting::Proof::default(),
             waiting: None,
-            left_to_people: BTreeSet::new(),
             answer: None,
             records: Vec::new(),
             ledger_changed: BTreeSet::new(),
@@ -421,7 +418,7 @@ impl Machine {
         }
         let changed = std::mem::take(&mut self.ledger_changed);
         let ledger = changed.iter().filter_map(|id| self.state.ledger.get(id)).cloned().collect();
-        Commit { expected, state: Box::new(self.state.clone()), records: std::mem::take(&mut self.records), ledger }
+        Commit { expected, state: Arc::new(self.state.clone()), records: std::mem::take(&mut self.records), ledger }
     }
 
     fn drain(&mut self) -> Effect {
@@ -555,7 +552,7 @@ impl Machine {
             self.page(Reason::DisarmExpired {});
         }
         if self.state.overlays.disarmed_until.is_none() {
-            self.left_to_people.clear();
+            self.state.overlays.left_to_people.clear();
         }
         let hour = Duration::from_hours(1);
         self.state.restores.retain(|at| now.since(*at) < hour);

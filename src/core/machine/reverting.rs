@@ -37,7 +37,7 @@ impl Machine {
     pub(super) fn breach(&mut self, reason: Reason) -> bool {
         if self.is_disarmed() && !Mutant::DisarmIgnored.lives() {
             let disarmed = Reason::Disarmed { instead_of: reason.to_string() };
-            if self.left_to_people.insert(reason.code()) {
+            if self.state.overlays.left_to_people.insert(reason.code().to_owned()) {
                 self.page(disarmed.clone());
             }
             self.waiting = Some(disarmed);
