@@ -291,6 +291,7 @@ impl Life {
         (self.world.registry, self.world.webhook) = (true, true);
         self.world.flag_service = super::world::FlagService::Obeys;
         self.world.registry_lies = false;
+        self.world.mend();
         self.world.traffic.lied |= self.world.traffic.lie.take().is_some();
         self.world.truth.outage = None;
         self.world.guard.interval = crate::core::time::Span::seconds(1);
@@ -554,6 +555,10 @@ impl Life {
         let newest = newest.max().and_then(|at| u64::try_from(at - EPOCH_MS).ok());
         self.oracle.newest = self.oracle.newest.max(newest.unwrap_or_default());
         let wait = self.latency();
+        if self.mono(replica).after(Duration::from_millis(wait)) > effect.deadline {
+            // Nobody waits for it any longer.
+            return;
+        }
         self.at(wait, Event::Looked { replica, epoch, looked });
     }
 
@@ -614,7 +619,7 @@ impl Life {
             if self.random.chance(self.faults.member_dies) {
                 let ready_at = self.world.now + self.world.start;
                 self.note(&format!("members of {id} start again"));
-                self.world.traffic.reset(&id);
+                self.world.traffic.reset(&id, self.world.now);
                 self.world.members.entry(id).or_default().ready_at = ready_at;
             }
         }

@@ -325,8 +325,12 @@ impl Step<'_> {
     fn proven(&self, counts: &Counts, compared: bool) -> Found {
         let objectives = self.after.trial.as_ref().map_or(1, |trial| trial.spec.objectives.len()).max(1);
         let wanted = (objectives as f64 / ALPHA).ln();
-        if counts.intervals < 3 {
-            return broken(Invariant::I15, format!("a breach after {} bad scrapes", counts.intervals));
+        // Three scrapes at the cap reach the alarm; fewer reach it only from evidence that was there before, and not by far.
+        let evidence = counts.baseline_evidence.map_or(counts.objective_evidence, |baseline| baseline.min(counts.objective_evidence));
+        let retreats = self.after.trial.as_ref().map_or(0, |trial| trial.retreats);
+        let most = (wanted + f64::from(retreats)) * 4.0 / 3.0 + 1.0;
+        if counts.intervals < 3 && evidence > most {
+            return broken(Invariant::I15, format!("a breach after {} bad scrapes, at log odds {evidence:.1}", counts.intervals));
         }
         if counts.objective_evidence < wanted - 1e-6 {
             let what = format!("a breach at log odds {:.3} where {objectives} objectives want {wanted:.3}", counts.objective_evidence);

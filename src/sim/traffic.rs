@@ -53,6 +53,8 @@ pub struct Traffic {
     pub lied: bool,
     /// What each release served in each second, whole life: the truth that no look can change.
     gains: BTreeMap<ReleaseId, Vec<(u64, u64)>>,
+    /// When each release's counters last began again.
+    resets: BTreeMap<ReleaseId, u64>,
 }
 
 impl Truth {
@@ -117,8 +119,9 @@ impl Traffic {
     }
 
     /// Members start again, and with them their counters.
-    pub fn reset(&mut self, release: &ReleaseId) {
+    pub fn reset(&mut self, release: &ReleaseId, now: u64) {
         self.counters.remove(release);
+        self.resets.insert(release.clone(), now);
     }
 
     /// What `release` served in the second that ended in `(from, until]`, and in the two before that; none if there was none.
@@ -127,7 +130,9 @@ impl Traffic {
         let after = gains.partition_point(|(at, _)| *at <= until);
         let (at, gain) = *gains[..after].last().filter(|(at, _)| *at > from)?;
         let before = gains[..after - 1].iter().rev().take_while(|(before, _)| *before + 2_500 > at).map(|(_, gain)| gain);
-        Some((gain, gain + before.sum::<u64>()))
+        // A counter that began again may have come as far as it was: then there is no telling.
+        let least = if self.resets.get(release).is_some_and(|reset| reset + 4_000 > at) { 0 } else { gain };
+        Some((least, gain + before.sum::<u64>()))
     }
 
     /// What the source answers at `now`; `stale` leaves the newest samples out.

@@ -278,6 +278,16 @@ impl World {
         Outcome::Done { changed, observed: Observation::Workload(Box::new(self.observed())) }
     }
 
+    /// Members that only happened to crash start again.
+    pub fn mend(&mut self) {
+        for (id, release) in &self.host.arms {
+            let broken = self.broken.contains(&release.template.image().digest) || self.misplaced.contains(id);
+            if let Some(members) = self.members.get_mut(id).filter(|members| !broken && members.failing.is_some()) {
+                *members = Members { ready_at: self.now + self.start, ..Members::default() };
+            }
+        }
+    }
+
     /// Like the real host: it moves no requests to a release that nobody of could answer, while others can.
     fn somebody_serves(&self, before: &WorkloadRecord, after: &WorkloadRecord) -> Result<(), Outcome> {
         let nobody = after.weights.iter().find(|(id, share)| **share > before.weight(id) && !self.is_live(id));

@@ -118,6 +118,7 @@ impl Machine {
 
     pub(super) fn start_judging(&mut self, start: StageStart) {
         self.judgement = None;
+        self.look.outdated = self.look.in_flight.is_some();
         if let Some(judge) = &mut self.judge {
             judge.begin_stage(start);
         }

@@ -83,6 +83,8 @@ pub struct Machine {
 #[derive(Debug, Clone, Default)]
 struct Look {
     in_flight: Option<(EffectId, Mono)>,
+    // The look in flight was asked for before the stage began: what it brings would begin the stage in the past.
+    outdated: bool,
     next: Mono,
     count: u32,
 }
@@ -464,7 +466,7 @@ impl Machine {
             && self.now.mono >= until
         {
             // The answer got lost; the judge learns nothing from that.
-            self.look.in_flight = None;
+            (self.look.in_flight, self.look.outdated) = (None, false);
         }
         if !self.wants_look() || self.look.in_flight.is_some() || self.now.mono < self.look.next {
             return;
@@ -508,6 +510,9 @@ impl Machine {
 
     fn looked(&mut self, looked: &Looked) {
         self.look.in_flight = None;
+        if std::mem::take(&mut self.look.outdated) {
+            return;
+        }
         let Some(judge) = &mut self.judge else { return };
         let closed = judge.look(looked);
         self.judgement = Some(judge.verdict());

@@ -27,6 +27,9 @@ const PROOF_TRY_WITHIN: Duration = Duration::from_secs(3);
 /// The same effect is not done again sooner, whatever the world says of itself.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
+/// What is said of an effect that was tried for too long, once.
+const LATE: &str = "not done in time: ";
+
 /// A try under way. Memory only.
 #[derive(Debug, Clone)]
 pub(super) struct Flight {
@@ -347,6 +350,7 @@ impl Machine {
             .collect();
         for (key, task) in late {
             let what = task.trouble.clone().unwrap_or_else(|| "no answer".into());
+            let what = what.trim_start_matches(LATE).to_owned();
             self.in_flight.remove(&task.effect.id);
             match &task.effect.action {
                 Action::Verify { .. } => self.failed(&key, &task, &format!("not verified in time: {what}")),
@@ -355,7 +359,7 @@ impl Machine {
                 _ => {
                     let task = Task { attempts: 0, ..task };
                     self.extend(&key, now);
-                    self.failed(&key, &task, &format!("not done in time: {what}"));
+                    self.failed(&key, &task, &format!("{LATE}{what}"));
                 }
             }
         }
