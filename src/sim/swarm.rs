@@ -11,7 +11,7 @@ use super::people::{self, IMAGES};
 use super::prng::Random;
 use crate::core::input::Verb;
 use crate::core::machine::Machine;
-use crate::core::release::{Digest, Release};
+use crate::core::release::{Digest, Release, ReleaseId};
 use crate::core::spec::{Objective, OnDeadline, OnNewer, Percent, Strategy};
 use crate::core::state::{Guard, PhaseKind, State};
 
@@ -202,7 +202,8 @@ fn bad_in_front(life: &Life) -> Result<(), Violation> {
     let state = life.state();
     let Some(revert) = state.phase.revert().filter(|revert| revert.parts == crate::core::input::Parts::All) else { return Ok(()) };
     let Some(under) = &revert.under else { return Ok(()) };
-    let other = state.stable.as_ref().is_some_and(|stable| *stable != under.id && life.world.is_live(stable));
+    let serves = |stable: &ReleaseId| *stable != under.id && life.world.is_live(stable) && !state.ledger.is_quarantined(stable);
+    let other = state.stable.as_ref().is_some_and(serves);
     if other && life.world.weight(&under.id) > 0.0 {
         let what = format!("{under} still gets requests while {}", state.phase.kind());
         return Err(Violation { invariant: Some(crate::core::invariant::Invariant::I8), what });

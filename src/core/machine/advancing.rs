@@ -226,7 +226,7 @@ impl Machine {
 
     /// The attempt ends without blame: traffic to stable, members stopped, and it may be tried again.
     fn give_up(&mut self, advancing: &Advancing, reason: Reason) -> bool {
-        let Some(stable) = self.state.stable.clone().filter(|stable| self.is_live(stable)) else {
+        let Some(stable) = self.state.stable.clone().filter(|stable| self.takes_back(stable)) else {
             return self.wait_longer(advancing, reason);
         };
         self.page(reason.clone());
@@ -248,7 +248,7 @@ impl Machine {
     fn retreat(&mut self, advancing: &Advancing, reason: Reason) -> bool {
         let Reason::SharedCause { objective, .. } = &reason else { return false };
         let objective = objective.clone();
-        let Some(stable) = self.state.stable.clone().filter(|stable| self.is_live(stable)) else {
+        let Some(stable) = self.state.stable.clone().filter(|stable| self.takes_back(stable)) else {
             // Without a live stable there is nowhere to go: wait, and a person knows.
             if !matches!(self.waiting, Some(Reason::SharedCause { .. })) {
                 self.page(reason.clone());

@@ -195,7 +195,7 @@ impl Machine {
         let old = self.state.candidate()?.clone();
         let checkpoint = self.judge.as_ref().map(Judge::checkpoint);
         self.decide(Decision::Refuse, Reason::Superseded { release: newer.to_string() }, "superseded");
-        if let Some(stable) = self.state.stable.clone().filter(|stable| self.is_live(stable)) {
+        if let Some(stable) = self.state.stable.clone().filter(|stable| self.takes_back(stable)) {
             self.want_safe_weights(&stable);
         }
         if old.id != newer.id && self.state.stable.as_ref() != Some(&old.id) {

@@ -361,6 +361,11 @@ impl Machine {
         self.health(id).is_some_and(|health| health.ready > 0 && health.wanted > 0)
     }
 
+    /// Whether traffic may go back to `id`: it can serve, and nobody took it out.
+    fn takes_back(&self, id: &ReleaseId) -> bool {
+        self.is_live(id) && !self.state.ledger.is_quarantined(id)
+    }
+
     fn observe(&mut self, observed: Observed) {
         self.observed = observed;
     }

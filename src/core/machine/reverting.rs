@@ -82,8 +82,11 @@ impl Machine {
         // Forward orders of this attempt are void before the first of the revert is given.
         let moves = |key: &Key| matches!(key, Key::Release | Key::Weights | Key::Arm(_));
         let of_attempt = |task: &Task| matches!(task.effect.fence, Fence::Generation(_)) && task.effect.lane == Lane::Forward;
+        // So is what would still put the release under revert in place: it may be stable, and its own order not done yet.
+        let under = revert.under.as_ref().filter(|_| revert.parts == Parts::All).map(|release| &release.id);
+        let of_under = |task: &Task| matches!(&task.effect.action, Action::EnsureRelease { release } if Some(&release.id) == under);
         let void: Vec<Key> =
-            self.state.tasks.iter().filter(|(key, task)| moves(key) && of_attempt(task)).map(|(key, _)| key.clone()).collect();
+            self.state.tasks.iter().filter(|(key, task)| moves(key) && (of_attempt(task) || of_under(task))).map(|(key, _)| key.clone()).collect();
         for key in void.iter().filter(|_| !Mutant::WeightAfterBreach.lives()) {
             self.unwant(key);
         }
@@ -140,7 +143,7 @@ impl Machine {
     fn want_traffic_back(&mut self) {
         let under = self.revert().and_then(|revert| revert.under.as_ref()).map(|release| release.id.clone());
         let stable = self.state.stable.clone().filter(|stable| Some(stable) != under.as_ref());
-        if let Some(stable) = stable.filter(|stable| self.is_live(stable)) {
+        if let Some(stable) = stable.filter(|stable| self.takes_back(stable)) {
             self.want_safe_weights(&stable);
         }
     }

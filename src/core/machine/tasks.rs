@@ -273,6 +273,18 @@ impl Machine {
     /// What this attempt still wants from an earlier one, such as the end of members, goes on under its own generation.
     fn fence_anew(&mut self, key: &Key) {
         let generation = self.state.generation;
+        if let (Some(task), Some(stable)) = (self.state.tasks.get_mut(key), &self.state.stable)
+            && let (Fence::Stable(of), Action::EnsureArm { release, present: false }) = (&task.effect.fence, &task.effect.action)
+            && of != stable
+        {
+            // Another release is stable by now. It is not stopped; the members of others still are.
+            if release.id == *stable {
+                self.state.tasks.remove(key);
+            } else {
+                task.effect.fence = Fence::Stable(stable.clone());
+            }
+            return;
+        }
         if let Some(task) = self.state.tasks.get_mut(key)
             && matches!(task.effect.fence, Fence::Generation(of) if of < generation)
         {
