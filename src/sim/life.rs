@@ -551,9 +551,6 @@ impl Life {
         if self.random.chance(self.faults.lost) {
             return;
         }
-        let newest = looked.samples.values().flat_map(|arms| arms.values()).flatten().filter_map(|series| series.samples.last()).map(|sample| sample.at);
-        let newest = newest.max().and_then(|at| u64::try_from(at - EPOCH_MS).ok());
-        self.oracle.newest = self.oracle.newest.max(newest.unwrap_or_default());
         let wait = self.latency();
         if self.mono(replica).after(Duration::from_millis(wait)) > effect.deadline {
             // Nobody waits for it any longer.

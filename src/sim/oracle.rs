@@ -10,11 +10,11 @@ use crate::core::actor::ActorKind;
 use crate::core::input::{Commanded, Input, Observation, Outcome, Parts, Scope, Verb};
 use crate::core::invariant::Invariant;
 use crate::core::machine::{Answer, Machine};
-use crate::core::reason::Reason;
+use crate::core::reason::{Reason, Verdict};
 use crate::core::record::{Decision, Event, Record};
 use crate::core::release::{Digest, ReleaseId};
 use crate::core::spec::Percent;
-use crate::core::state::{Phase, PhaseKind, StageStep, State, Target};
+use crate::core::state::{Key, Phase, PhaseKind, StageStep, State, Target};
 use crate::core::work::{Action, Commit, Effect, EffectId, EvidenceFrom, Fence, Lane};
 use crate::host::record::WorkloadRecord;
 use crate::shell::order::Order;
@@ -89,10 +89,12 @@ pub struct Oracle {
     wave: Option<u64>,
     /// When each revert began to recover.
     recovering: BTreeMap<String, u64>,
+    /// The newest generation that the world has obeyed.
+    obeyed_generation: u64,
+    /// Orders for forward traffic that were seen.
+    ordered: BTreeSet<EffectId>,
     /// A person skipped all checks.
     glass: bool,
-    /// The newest sample that a look brought, in milliseconds.
-    pub newest: u64,
     /// Automatic reverts so far, by image.
     pub reverted: BTreeMap<String, u64>,
     /// Steps at the begin of this second.
@@ -153,11 +155,35 @@ impl Oracle {
         {
             self.judged.entry((state.generation, advancing.stage)).or_insert((now, stage.bake.0));
         }
+        self.way_back(machine)?;
+        if let Some(judgement) = machine.judgement().filter(|judgement| judgement.verdict == Verdict::Pass) {
+            let after = state.trial.as_ref().map_or(u32::MAX, |trial| trial.spec.no_data.after.0);
+            if judgement.silent > after && state.candidate().is_some() {
+                return Err(Violation::of(Invariant::I4, format!("a pass, and nothing was heard for {} scrapes", judgement.silent)));
+            }
+        }
         if wake.is_none() && (!phase.is_resting() || !machine.state().tasks.is_empty()) {
             let tasks: Vec<_> = machine.state().tasks.values().map(|task| task.effect.action.name()).collect();
             return Err(Violation::of(Invariant::I12, format!("{phase} sleeps for ever, with {tasks:?} open")));
         }
         Ok(())
+    }
+
+    /// I11: traffic is ordered toward a candidate only while stable is seen to be able to take it back.
+    fn way_back(&mut self, machine: &Machine) -> Found {
+        let state = machine.state();
+        let (Some(task), Some(trial), Some(stable)) = (state.tasks.get(&Key::Weights), &state.trial, &state.stable) else { return Ok(()) };
+        let Action::EnsureWeights { weights } = &task.effect.action else { return Ok(()) };
+        let forward = weights.get(&trial.candidate.id).is_some_and(|share| *share > Percent::ZERO) && *stable != trial.candidate.id;
+        if !forward || !self.ordered.insert(task.effect.id) {
+            return Ok(());
+        }
+        match machine.workload().arms.get(stable) {
+            Some(health) if health.ready == 0 => {
+                Err(Violation::of(Invariant::I11, format!("{} gets traffic, and no member of stable can serve", trial.candidate)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// I5: what is not safe was committed before.
@@ -196,6 +222,7 @@ impl Oracle {
             self.proven.insert(release.id.clone(), good);
         }
         self.repeated(effect, *changed, world.now)?;
+        self.in_order(effect, before, world)?;
         let state = world.state.as_deref();
         if world.host.weights != before.host.weights {
             let since = state.and_then(|state| self.breached.get(&state.generation)).copied();
@@ -223,6 +250,22 @@ impl Oracle {
             if !self.glass && (!good || unread) {
                 return Err(Violation::of(Invariant::I1, format!("{release} was put in place without proof")));
             }
+        }
+        Ok(())
+    }
+
+    /// I13: what the world has obeyed is not undone by what was decided before it.
+    fn in_order(&mut self, effect: &Effect, before: &Before, world: &World) -> Found {
+        let Fence::Generation(of) = effect.fence else { return Ok(()) };
+        if of < self.obeyed_generation {
+            let what =
+                format!("{} {} of generation {of} was obeyed after generation {}", effect.action.name(), effect.id, self.obeyed_generation);
+            return Err(Violation::of(Invariant::I13, what));
+        }
+        self.obeyed_generation = of;
+        let late = matches!(effect.action, Action::EnsureWeights { .. }) && self.weighed.is_some_and(|newest| effect.id < newest);
+        if late && world.host.weights != before.host.weights {
+            return Err(Violation::of(Invariant::I2, format!("weights of {} came after those of {:?}", effect.id, self.weighed)));
         }
         Ok(())
     }
@@ -369,7 +412,8 @@ impl Oracle {
         let recorded = |command: &Commanded| {
             world.log.iter().any(|record| matches!(&record.event, Event::Input(input) if **input == Input::Commanded(command.clone())))
         };
-        let untold = world.promised.values().find(|effect| matches!(effect.action, Action::Notify(_)) && !world.told.contains_key(&effect.id));
+        let untold =
+            world.promised.values().find(|effect| matches!(effect.action, Action::Notify(_)) && !world.told.contains_key(&effect.id));
         if let Some(effect) = untold {
             return Err(Violation::of(Invariant::I8, format!("nobody ever got the notice {}", effect.id)));
         }

@@ -10,6 +10,7 @@ use crate::core::actor::ActorKind;
 use crate::core::input::{Alerted, Input, Parts, Verb};
 use crate::core::release::{Digest, Release, ReleaseId};
 use crate::core::spec::{Percent, Trust};
+use crate::core::state::PhaseKind;
 use crate::core::time::{Mono, Span};
 
 /// Images that exist: what is good of them is the seed's to say.
@@ -17,6 +18,21 @@ pub const IMAGES: [&str; 5] = ["v1", "v2", "v3", "v4", "v5"];
 
 /// Does one thing that the seed draws.
 pub fn act(life: &mut Life) {
+    if life.phase() == PhaseKind::AwaitingApproval && life.random.chance(0.6) {
+        let by = life.random.pick(&[house::person("ann"), house::person("bob"), house::person("bob"), house::agent("bot")]);
+        life.command(Verb::Approve, by);
+        return;
+    }
+    one(life);
+    // Bad moments are those right after something else.
+    if life.random.chance(0.25) {
+        let pause = life.random.between(0, 1);
+        life.run(pause);
+        one(life);
+    }
+}
+
+fn one(life: &mut Life) {
     let random = &mut life.random;
     match random.between(0, 30) {
         0..=7 => {
@@ -138,13 +154,13 @@ fn draw_verb(life: &mut Life) -> Verb {
     let known: Vec<ReleaseId> = records.iter().map(|record| record.release.id.clone()).collect();
     let random = &mut life.random;
     let some = (!known.is_empty() && random.chance(0.3)).then(|| random.pick(&known));
-    match random.between(0, 12) {
-        0..=2 => Verb::Revert {
+    match random.between(0, 13) {
+        0..=3 => Verb::Revert {
             to: some,
             parts: random.pick(&[Parts::All, Parts::All, Parts::Traffic, Parts::Flags]),
             break_glass: random.chance(0.05),
         },
-        3 => Verb::Lift { release: some },
+        13 => Verb::Lift { release: some },
         4 => Verb::Pause,
         5 => Verb::Resume,
         6 => Verb::Promote,

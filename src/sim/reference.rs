@@ -13,7 +13,7 @@ use crate::core::judge::Interval;
 use crate::core::judge::config::ALPHA;
 use crate::core::ledger::Standing;
 use crate::core::machine::Machine;
-use crate::core::reason::{Counts, Reason, Verdict};
+use crate::core::reason::{Counts, Reason};
 use crate::core::record::{Decision, Event, Record};
 use crate::core::release::Release;
 use crate::core::spec::Percent;
@@ -66,22 +66,6 @@ pub(super) fn at_once(machine: &Machine, started: &BTreeMap<EffectId, VecDeque<u
     }
 }
 
-/// The verdict by which a stage passes is of today.
-///
-/// # Errors
-/// The broken rule.
-pub(super) fn fresh(commit: &Commit, newest: u64, now: u64) -> Found {
-    let passed = commit.records.iter().any(|record| {
-        let forward = matches!(record.event, Event::Decision { decision: Decision::KnownGood, .. });
-        forward && record.reason == Some(Reason::Healthy {})
-    });
-    if passed && now > newest + 20_000 {
-        let what = format!("a pass on samples that are {} s old", (now - newest) / 1000);
-        return Err(Violation::of(Invariant::I4, what));
-    }
-    Ok(())
-}
-
 struct Step<'a> {
     before: &'a State,
     after: &'a State,
@@ -106,7 +90,8 @@ impl Step<'_> {
     }
 
     fn person_said(&self, wanted: fn(&Verb) -> bool) -> bool {
-        self.inputs().any(|input| matches!(input, Input::Commanded(Commanded { verb, request }) if request.actor.is_human() && wanted(verb)))
+        self.inputs()
+            .any(|input| matches!(input, Input::Commanded(Commanded { verb, request }) if request.actor.is_human() && wanted(verb)))
     }
 
     fn deployed(&self) -> impl Iterator<Item = (&Release, &Request)> {
@@ -166,7 +151,8 @@ impl Step<'_> {
         if !reverting || self.after.phase.revert().is_some() || self.before.queued.is_some() {
             return Ok(());
         }
-        let by_person = self.deployed().any(|(_, request)| request.actor.is_human()) || self.person_said(|verb| matches!(verb, Verb::Lift { .. }));
+        let by_person =
+            self.deployed().any(|(_, request)| request.actor.is_human()) || self.person_said(|verb| matches!(verb, Verb::Lift { .. }));
         if by_person {
             return Ok(());
         }
@@ -215,7 +201,10 @@ impl Step<'_> {
         let (Some(trial), Some(stable)) = (&self.after.trial, &self.after.stable) else { return Ok(()) };
         let watched = matches!(self.after.phase.kind(), PhaseKind::Promoting | PhaseKind::Watching);
         if watched && *stable != trial.candidate.id && self.after.weight(&trial.candidate.id) > trial.plan.holdback.rest() {
-            return broken(Invariant::I11, format!("{} of the requests, though {} are held back", self.after.weight(&trial.candidate.id), trial.plan.holdback));
+            return broken(
+                Invariant::I11,
+                format!("{} of the requests, though {} are held back", self.after.weight(&trial.candidate.id), trial.plan.holdback),
+            );
         }
         Ok(())
     }
@@ -261,9 +250,10 @@ impl Step<'_> {
                 Some(Reason::Healthy {}) => {
                     let share = self.world.truth.own_share(&record.release, 0);
                     let served = self.world.traffic.served.get(id).copied().unwrap_or_default();
-                    let budget = |trial: &Trial| trial.spec.objectives.iter().map(|objective| objective.good.rest().fraction()).fold(0.01, f64::max);
+                    let budget =
+                        |trial: &Trial| trial.spec.objectives.iter().map(|objective| objective.good.rest().fraction()).fold(0.01, f64::max);
                     let budget = self.after.trial.as_ref().map_or(0.01, budget);
-                    if served < PROOF && budget <= 0.01 || share >= 5.0 * budget {
+                    if served < PROOF && budget < 0.011 || share >= 5.0 * budget {
                         let what = format!("{} with {:.0}% errors and {served} requests", record.release, share * 100.0);
                         return broken(Invariant::I4, what);
                     }
@@ -315,10 +305,20 @@ impl Step<'_> {
     fn quarantines(&self) -> Found {
         let Some(revert) = self.after.phase.revert().filter(|revert| revert.parts != Parts::Flags) else { return Ok(()) };
         let Some(under) = &revert.under else { return Ok(()) };
+        let nothing_else = self.before.ledger.targets(None).iter().all(|target| target.release.id == under.id);
+        if revert.parts == Parts::All && revert.only.is_none() && self.idles() && nothing_else {
+            return broken(Invariant::I3, format!("{under} is taken out, and there is nothing else to go back to"));
+        }
         if !self.after.ledger.is_quarantined(&under.id) && !self.person_said(|verb| matches!(verb, Verb::Lift { .. } | Verb::Adopt)) {
             return broken(Invariant::I6, format!("{under} is under revert and may be deployed again"));
         }
         Ok(())
+    }
+
+    /// Whether nothing is on trial before, and nothing was deployed or known good since.
+    fn idles(&self) -> bool {
+        let resting = matches!(self.before.phase.kind(), PhaseKind::Idle | PhaseKind::Refused);
+        resting && self.before.generation == self.after.generation && self.decided(Decision::KnownGood) == 0
     }
 
     /// A breach rests on three bad scrapes, on its share of the chance of a false alarm, and on worse service than stable's.
@@ -342,14 +342,4 @@ impl Step<'_> {
         }
         Ok(())
     }
-}
-
-/// What a machine waits for while it judges, if a bad candidate could hide behind it.
-pub(super) fn blind(machine: &Machine) -> bool {
-    machine.judgement().is_none_or(|judgement| {
-        matches!(
-            &judgement.verdict,
-            Verdict::Inconclusive(Reason::NoTraffic {} | Reason::SharedCause { .. } | Reason::Stale { .. } | Reason::SourceDown { .. })
-        )
-    })
 }

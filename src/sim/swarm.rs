@@ -9,7 +9,9 @@ use super::life::Life;
 use super::oracle::Violation;
 use super::people::{self, IMAGES};
 use super::prng::Random;
+use super::traffic::Lie;
 use crate::core::input::Verb;
+use crate::core::invariant::Invariant;
 use crate::core::machine::Machine;
 use crate::core::release::{Digest, Release, ReleaseId};
 use crate::core::spec::{Objective, OnDeadline, OnNewer, Percent, Strategy};
@@ -20,6 +22,9 @@ const REST_WITHIN: u64 = 2_400;
 
 /// Looks after which people let a life be.
 const LOOKS: u64 = 90;
+
+/// How often a deployer touches a release.
+const TOUCHES: u32 = 24;
 
 /// How a life went.
 #[derive(Debug, Clone)]
@@ -84,6 +89,10 @@ pub fn draw(seed: u64) -> Life {
             _ => {}
         }
     }
+    if random.chance(0.08) {
+        life.world.traffic.lie = Some((random.pick(&[Lie::Nan, Lie::Nan, Lie::Frozen, Lie::Future]), 0));
+    }
+    let truth = &mut life.world.truth;
     if random.chance(0.3) {
         let from = random.between(10, 150) * 1000;
         truth.outage = Some((from, from + random.between(2, 90) * 1000, 0.5));
@@ -134,6 +143,12 @@ pub fn live(seed: u64) -> Report {
 
 /// The same, keeping so many lines of the transcript.
 pub fn live_with(seed: u64, lines: usize) -> Report {
+    if seed % 20 == 7 {
+        let mut life = touched(seed);
+        life.violation = life.violation.take().or_else(|| found_out(&life).err());
+        rest(&mut life);
+        return report(seed, &life);
+    }
     let mut life = draw(seed);
     life.keep = lines;
     life.deploy(&house::release("v1", 0), house::person("ann"));
@@ -141,6 +156,9 @@ pub fn live_with(seed: u64, lines: usize) -> Report {
     if life.random.chance(0.8) {
         life.until(90, |life| matches!(life.phase(), PhaseKind::Watching | PhaseKind::Idle));
         life.command(Verb::Adopt, house::person("ann"));
+    }
+    if life.random.chance(0.4) {
+        second_good(&mut life);
     }
     let acts = life.random.between(3, 25);
     for _ in 0..acts {
@@ -152,6 +170,10 @@ pub fn live_with(seed: u64, lines: usize) -> Report {
         }
     }
     rest(&mut life);
+    report(seed, &life)
+}
+
+fn report(seed: u64, life: &Life) -> Report {
     Report {
         seed,
         violation: life.violation.clone(),
@@ -161,6 +183,52 @@ pub fn live_with(seed: u64, lines: usize) -> Report {
         looks: life.looks,
         phase: life.phase(),
     }
+}
+
+/// Another release becomes known good, so that there is something to choose from.
+fn second_good(life: &mut Life) {
+    life.until(10, |life| life.phase() == PhaseKind::Idle);
+    let image = life.random.pick(&IMAGES[1..]);
+    life.deploy(&house::release(image, 0), house::person("bob"));
+    if life.until(5, |life| life.phase() == PhaseKind::Advancing) {
+        life.run(1);
+        life.command(Verb::Promote, house::person("ann"));
+    }
+    life.until(5, |life| life.phase() == PhaseKind::Watching);
+    life.command(Verb::Adopt, house::person("ann"));
+    life.run(2);
+}
+
+/// A deployer touches a bad release every so often, to shake its evidence off. It must be found out all the same.
+fn touched(seed: u64) -> Life {
+    let mut random = Random::new(seed ^ 0x70_0c4e_d000);
+    let mut life = Life::new(seed, house::guard(house::canary()), house::policy(), Faults::none(), 1);
+    life.world.truth.rate = random.pick(&[100, 200]);
+    let share = random.pick(&[0.05, 0.06]);
+    for image in ["v1", "v2"] {
+        life.world.evidence.entry(Digest::of(image.as_bytes())).or_default().good = true;
+    }
+    life.deploy(&house::release("v1", 0), house::person("ann"));
+    life.until(90, |life| life.phase() == PhaseKind::Watching);
+    life.command(Verb::Adopt, house::person("ann"));
+    life.run(2);
+    life.world.truth.bad_images.insert(Digest::of(b"v2"), (share, 0));
+    let pause = random.between(6, 9);
+    for touch in 0..TOUCHES {
+        life.deploy(&house::release("v2", touch), house::agent("bot"));
+        life.run(pause);
+    }
+    life
+}
+
+/// A release that served so many requests, so many of them bad, was taken out: no touch keeps it.
+fn found_out(life: &Life) -> Result<(), Violation> {
+    let served: u64 = (0..TOUCHES).filter_map(|touch| life.world.traffic.served.get(&house::release("v2", touch).id)).sum();
+    if served < 1_500 || !life.oracle.reverted.is_empty() {
+        return Ok(());
+    }
+    let what = format!("{served} requests by a bad image that was touched again and again, and it was never taken out");
+    Err(Violation { invariant: Some(Invariant::I13), what })
 }
 
 /// Heals the world; people let go; everything must come to rest, with nothing left to do and nothing bad in front.
@@ -189,7 +257,7 @@ fn rest(life: &mut Life) {
         let open: Vec<_> = state.tasks.values().map(|task| format!("{} {:?}", task.effect.action.name(), task.trouble)).collect();
         let waiting = life.machine().and_then(|machine| machine.waiting()).map_or_else(|| "nothing".to_owned(), ToString::to_string);
         let what = format!("{} did not come to rest within {REST_WITHIN} s; waiting for {waiting}; open: {open:?}", state.phase.kind());
-        life.violation = Some(Violation { invariant: Some(crate::core::invariant::Invariant::I8), what });
+        life.violation = Some(Violation { invariant: Some(Invariant::I8), what });
         return;
     }
     if life.violation.is_none() {
@@ -206,7 +274,7 @@ fn bad_in_front(life: &Life) -> Result<(), Violation> {
     let other = state.stable.as_ref().is_some_and(serves);
     if other && life.world.weight(&under.id) > 0.0 {
         let what = format!("{under} still gets requests while {}", state.phase.kind());
-        return Err(Violation { invariant: Some(crate::core::invariant::Invariant::I8), what });
+        return Err(Violation { invariant: Some(Invariant::I8), what });
     }
     Ok(())
 }
@@ -217,7 +285,11 @@ fn hides(life: &Life, machine: &Machine) -> bool {
     let Some(candidate) = state.candidate().filter(|candidate| world.is_live(&candidate.id)) else { return false };
     let share = |release: &Release| world.truth.own_share(release, world.now);
     let stable = state.stable.as_ref().and_then(|id| state.release(id)).is_some_and(|stable| share(stable) > 0.005);
-    let harmed = world.truth.harmful.as_ref().is_some_and(|(image, _)| state.trial.as_ref().is_some_and(|_| image == &candidate.template.image().digest));
+    let harmed = world
+        .truth
+        .harmful
+        .as_ref()
+        .is_some_and(|(image, _)| state.trial.as_ref().is_some_and(|_| image == &candidate.template.image().digest));
     let served = world.weight(&candidate.id) * (world.truth.rate as f64) >= 1.0;
     let judged = matches!(state.phase.kind(), PhaseKind::Advancing | PhaseKind::Watching);
     judged && served && share(candidate) >= 0.05 && !stable && !harmed && !loosened(state)

@@ -263,10 +263,7 @@ impl World {
         for (id, release) in &after.arms {
             let broken = self.broken.contains(&release.template.image().digest) || self.misplaced.contains(id);
             let ready_at = self.now + self.start;
-            self.members.entry(id.clone()).or_insert_with(|| Members {
-                ready_at,
-                failing: broken.then(|| "crash loop".to_owned()),
-            });
+            self.members.entry(id.clone()).or_insert_with(|| Members { ready_at, failing: broken.then(|| "crash loop".to_owned()) });
         }
         let stopped: Vec<ReleaseId> = self.members.keys().filter(|id| !after.arms.contains_key(*id)).cloned().collect();
         for id in stopped {

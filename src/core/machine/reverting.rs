@@ -85,8 +85,13 @@ impl Machine {
         // So is what would still put the release under revert in place: it may be stable, and its own order not done yet.
         let under = revert.under.as_ref().filter(|_| revert.parts == Parts::All).map(|release| &release.id);
         let of_under = |task: &Task| matches!(&task.effect.action, Action::EnsureRelease { release } if Some(&release.id) == under);
-        let void: Vec<Key> =
-            self.state.tasks.iter().filter(|(key, task)| moves(key) && (of_attempt(task) || of_under(task))).map(|(key, _)| key.clone()).collect();
+        let void: Vec<Key> = self
+            .state
+            .tasks
+            .iter()
+            .filter(|(key, task)| moves(key) && (of_attempt(task) || of_under(task)))
+            .map(|(key, _)| key.clone())
+            .collect();
         for key in void.iter().filter(|_| !Mutant::WeightAfterBreach.lives()) {
             self.unwant(key);
         }

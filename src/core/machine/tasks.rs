@@ -248,6 +248,10 @@ impl Machine {
                 self.state.tasks.remove(&key);
                 "dropped".into()
             }
+            Outcome::Transient { .. } if self.still_serves(&task) => {
+                self.state.tasks.remove(&key);
+                format!("{name}: it serves, and nothing is to take over")
+            }
             Outcome::Transient { what, retry_after } => {
                 let wait = retry_after.map_or_else(|| backoff::wait(task.attempts + 1), Duration::from);
                 self.try_again(&key, wait, &what);
@@ -290,6 +294,14 @@ impl Machine {
         {
             task.effect.fence = Fence::Generation(generation);
         }
+    }
+
+    /// Whether members that were to stop have requests which nothing is to take over: an order for other shares was given up
+    /// before the router had it. Who serves is not stopped.
+    fn still_serves(&self, task: &Task) -> bool {
+        let Action::EnsureArm { release, present: false } = &task.effect.action else { return false };
+        let share = self.observed.weights.get(&release.id).copied().unwrap_or(Percent::ZERO);
+        task.attempts >= 3 && share > Percent::ZERO && !self.state.tasks.contains_key(&Key::Weights)
     }
 
     fn try_again(&mut self, key: &Key, wait: Duration, what: &str) {
