@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::mutant::Mutant;
 use super::release::{Release, ReleaseId};
 use super::time::Now;
 
@@ -125,7 +126,9 @@ impl Ledger {
         let mut targets: Vec<_> = self
             .records
             .iter()
-            .filter(|record| record.standing == Standing::KnownGood && !record.quarantined && Some(&record.release.id) != under_revert)
+            .filter(|record| record.standing == Standing::KnownGood)
+            .filter(|record| !record.quarantined || Mutant::TargetQuarantined.lives())
+            .filter(|record| Some(&record.release.id) != under_revert || Mutant::TargetUnderRevert.lives())
             .collect();
         targets.sort_by_key(|record| std::cmp::Reverse(record.last_good.map(|now| now.mono)));
         targets

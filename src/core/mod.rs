@@ -11,6 +11,7 @@ pub mod json;
 pub mod judge;
 pub mod ledger;
 pub mod machine;
+pub mod mutant;
 pub mod plan;
 pub mod policy;
 pub mod preview;

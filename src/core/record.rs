@@ -44,6 +44,14 @@ pub struct Record {
     pub result: String,
 }
 
+impl Record {
+    /// Whether this is the decision to revert without anybody having asked.
+    pub fn is_breach(&self) -> bool {
+        let revert = matches!(&self.event, Event::Decision { decision: Decision::Revert, .. });
+        revert && self.reason.as_ref().is_some_and(|reason| !matches!(reason, Reason::Commanded { .. }))
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]

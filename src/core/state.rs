@@ -1,6 +1,6 @@
 //! What is committed, and nothing else: a machine restored from it goes on as if it had never stopped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -94,6 +94,9 @@ pub struct Overlays {
     /// No automatic revert until then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disarmed_until: Option<Mono>,
+    /// What was left to people meanwhile, by code: each is paged once, whichever controller sees it.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub left_to_people: BTreeSet<String>,
 }
 
 /// Whether a revert would work now.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -191,7 +192,7 @@ pub struct Commit {
     /// The revision that this replaces; the swap fails if another is in place.
     pub expected: u64,
     /// What to commit; its revision is `expected + 1`.
-    pub state: Box<State>,
+    pub state: Arc<State>,
     /// Why, in order.
     pub records: Vec<Record>,
     /// Ledger records that are new or changed, to be signed.

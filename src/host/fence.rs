@@ -17,10 +17,13 @@
 //!   superseded: a delayed forward step that arrives after the revert of the same generation must not give the
 //!   candidate traffic again. Weights fenced on the stable have no such condition.
 //!
+//! * **The last hold** keeps its effect's id, too: a late one neither keeps out what was lifted nor lets in what is held.
+//!
 //! A release becomes `current` by `EnsureRelease`; that alone never changes which release is stable, because the way
 //! back to the old one must stay open while the new one is watched.
 
 use super::wire::{Ensure, Fences};
+use crate::core::mutant::Mutant;
 use crate::core::work::{Action, Fence};
 
 /// Checks the fence of `ensure` and records what it teaches. The error says what superseded the effect.
@@ -28,12 +31,13 @@ pub(crate) fn pass(fences: &mut Fences, ensure: &Ensure) -> Result<(), String> {
     let id = ensure.id;
     match &ensure.fence {
         Fence::Generation(generation) => {
-            if *generation < fences.generation {
+            if *generation < fences.generation && !Mutant::FenceForgotten.lives() {
                 return Err(format!("generation {generation} is superseded: the host has seen generation {}", fences.generation));
             }
             fences.generation = *generation;
             if let (Action::EnsureWeights { .. }, Some(last)) = (&ensure.action, fences.weighed)
                 && id < last
+                && !Mutant::LateWeights.lives()
             {
                 return Err(format!("weights of effect {id} are superseded: those of effect {last} are in place"));
             }
@@ -53,6 +57,12 @@ pub(crate) fn pass(fences: &mut Fences, ensure: &Ensure) -> Result<(), String> {
             _ => fences.stable = Some(stable.clone()),
         },
         Fence::None => {}
+    }
+    if let Action::EnsureHold { .. } = ensure.action {
+        if let Some(last) = fences.held.filter(|last| id < *last) {
+            return Err(format!("the hold of effect {id} is superseded: that of effect {last} is in place"));
+        }
+        fences.held = Some(id);
     }
     fences.revision = fences.revision.max(id.revision);
     if let Action::EnsureWeights { .. } = ensure.action {

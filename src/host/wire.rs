@@ -62,6 +62,9 @@ pub struct Fences {
     /// The effect that set the weights last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weighed: Option<EffectId>,
+    /// The effect that set the hold last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<EffectId>,
 }
 
 /// `GET /v1/workloads/{namespace}/{name}`: everything that is known of a workload.

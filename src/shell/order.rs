@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 
 use crate::core::input::{Input, Outcome};
 use crate::core::machine::{Answer, Machine};
+use crate::core::mutant::Mutant;
 use crate::core::time::{Mono, Now};
 use crate::core::work::{Commit, Effect, EffectId, Lane};
 
@@ -141,6 +142,11 @@ impl<T> Order<T> {
     #[allow(clippy::needless_pass_by_value)] // an event is handed over
     pub fn committed(&mut self, how: Committed) {
         self.committing = false;
+        let how = match how {
+            Committed::Lost if Mutant::LostSwapIgnored.lives() => Committed::Done,
+            Committed::Unavailable if Mutant::UnavailableIsDone.lives() => Committed::Done,
+            how => how,
+        };
         match how {
             Committed::Done => {
                 if let Some(Pending { then, told, .. }) = self.commits.pop_front() {
@@ -165,6 +171,7 @@ impl<T> Order<T> {
     pub fn restart(&mut self, machine: Machine) {
         let told = self.commits.drain(..).flat_map(|pending| pending.told).chain(self.gathered.drain(..));
         let again = told.map(|told| Fact { input: told.input, asked: told.asked.map(|(asked, _)| asked) });
+        let again = again.filter(|_| !Mutant::ToldIsForgotten.lives());
         let urgent = again.chain(self.urgent.drain(..).filter(|fact| !matches!(fact.input, Input::Finished { .. }))).collect();
         let answers = self.ready.drain(..).filter(|step| matches!(step, Step::Answer(..))).collect();
         let known = [self.scope.take(), self.observed.take()];
@@ -221,10 +228,17 @@ impl<T> Order<T> {
             .then(|| fact.input.clone());
         self.machine.handle(now, fact.input);
         let answer = self.machine.answer();
-        let work = self.machine.next_work(self.commits.len() < COMMITS_MAX);
+        let mut work = self.machine.next_work(self.commits.len() < COMMITS_MAX);
+        let mut safe = work.safe;
+        if Mutant::SafeWaits.lives() && work.commit.is_some() {
+            work.then.extend(std::mem::take(&mut safe));
+        }
+        if Mutant::CommitAfterAct.lives() {
+            safe.extend(std::mem::take(&mut work.then));
+        }
         // Safe effects go first: before the commit, before the answer.
-        self.ready.extend(work.safe.into_iter().map(Step::Start));
-        let waits = work.commit.is_some() || self.machine.is_ahead();
+        self.ready.extend(safe.into_iter().map(Step::Start));
+        let waits = (work.commit.is_some() || self.machine.is_ahead()) && !Mutant::AnswerBeforeCommit.lives();
         let asked = fact.asked.zip(answer);
         let answer = match kept {
             Some(input) if waits => {

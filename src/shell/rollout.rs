@@ -14,7 +14,7 @@ use crate::core::input::{Input, Outcome, Scope};
 use crate::core::machine::{Answer, Machine};
 use crate::core::policy::{self, Policy};
 use crate::core::preview::{RevertPlan, View};
-use crate::core::record::{Decision, Event, Record};
+use crate::core::record::{Event, Record};
 use crate::core::spec::{GuardedRollout, Metadata};
 use crate::core::state::{Guard, State};
 use crate::core::work::{Commit, Effect, EffectId, Lane};
@@ -284,7 +284,7 @@ impl Rollout {
     fn commit(&mut self, commit: Commit) {
         let shared = Arc::clone(&self.shared);
         let key = self.guard.key.clone();
-        if commit.records.iter().any(is_breach) {
+        if commit.records.iter().any(Record::is_breach) {
             shared.neighbours.breached(&key, shared.world.clock().now().mono);
             shared.changed.notify_waiters();
         }
@@ -352,12 +352,6 @@ fn look_at(machine: &Machine) -> (View, RevertPlan) {
     let guard = machine.guard();
     let plan = RevertPlan::of(&guard.key, &guard.uid, &guard.spec, machine.state(), machine.workload());
     (View::of(machine), plan)
-}
-
-/// Whether this is the decision to revert without anybody having asked.
-fn is_breach(record: &Record) -> bool {
-    let revert = matches!(&record.event, Event::Decision { decision: Decision::Revert, .. });
-    revert && record.reason.as_ref().is_some_and(|reason| !matches!(reason, crate::core::reason::Reason::Commanded { .. }))
 }
 
 fn log(key: &str, record: &Record) {

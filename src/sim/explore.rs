@@ -252,7 +252,7 @@ fn take_work(node: &mut Node, crash: Crash) {
     node.flights.extend(safe.into_iter().filter(moves));
     if crash != Crash::BeforeCommit {
         if let Some(commit) = commit {
-            node.committed = *commit.state;
+            node.committed = State::clone(&commit.state);
         }
         if crash == Crash::No {
             node.flights.extend(then.into_iter().filter(moves));

@@ -19,6 +19,10 @@ pub struct Faults {
     pub doubled: f64,
     /// An effect claims to be done, and is not.
     pub lying: f64,
+    /// An effect is asked to come again later (429).
+    pub busy: f64,
+    /// An effect takes longer than anybody waits, and is done then.
+    pub hangs: f64,
     /// Longest time an effect takes, in milliseconds.
     pub slow: u64,
     /// A look fails as a whole.
@@ -56,6 +60,8 @@ impl Faults {
             invalid: 0.0,
             doubled: 0.0,
             lying: 0.0,
+            busy: 0.0,
+            hangs: 0.0,
             slow: 40,
             look_fault: 0.0,
             look_stale: 0.0,
@@ -83,6 +89,7 @@ impl Faults {
         let (lying, look_fault, look_stale) = (some(0.01, 0.1), some(0.05, 0.6), some(0.05, 0.6));
         let (store_down, torn_commit, crash) = (some(0.05, 0.7), some(0.01, 0.1), some(0.01, 0.1));
         let (tampered, drift, step, member_dies) = (some(0.05, 0.5), some(0.002, 0.01), some(0.02, 0.2), some(0.005, 0.05));
+        let (busy, hangs) = (some(0.02, 0.3), some(0.01, 0.1));
         Self {
             lost,
             unknown,
@@ -91,6 +98,8 @@ impl Faults {
             invalid,
             doubled,
             lying,
+            busy,
+            hangs,
             slow: random.pick(&[5, 40, 300, 4_000]),
             look_fault,
             look_stale,

@@ -1,25 +1,31 @@
 //! One life of a workload: controllers, faults and the world, event by event.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::faults::Faults;
 use super::oracle::{Oracle, Violation};
 use super::prng::Random;
+use super::reference;
 use super::traffic::{EPOCH_MS, Traffic};
 use super::world::World;
 use crate::core::actor::Request;
-use crate::core::input::{Commanded, Deployed, Input, Looked, Observation, Observed, Outcome, Verb};
+use crate::core::input::{Commanded, Deployed, Input, Looked, Observation, Observed, Outcome, Scope, Verb};
 use crate::core::machine::{Answer, Machine};
 use crate::core::policy::Policy;
+use crate::core::record::Record;
 use crate::core::release::{Release, ReleaseId};
 use crate::core::state::{Guard, PhaseKind, State};
-use crate::core::time::{Mono, Now};
+use crate::core::time::{Mono, Now, Span};
 use crate::core::work::{Action, Commit, Effect, EffectId, Lane};
+use crate::shell::neighbours::Neighbours;
 use crate::shell::order::{Committed, Order, Step};
 
 /// Steps that one event may cause; more is a loop.
 const STEPS_MAX: usize = 400;
+/// Tries of one effect within ten seconds; more is a loop.
+const TRIES_MAX: usize = 40;
 /// Lines of the transcript that are kept.
 const LINES: usize = 40;
 /// How often a workload is looked at, in milliseconds.
@@ -30,6 +36,9 @@ const OBSERVE_EVERY: u64 = 500;
 pub struct Replica {
     /// Its rollout; absent while it is dead.
     pub order: Option<Order<u32>>,
+    /// When it tried which effect, since it lives.
+    tried: BTreeMap<EffectId, VecDeque<u64>>,
+    scope: Scope,
     epoch: u64,
     started: u64,
     base: u64,
@@ -90,6 +99,10 @@ pub struct Life {
     pub steps: u64,
     /// Kill the controller after this step.
     pub crash_after: Option<u64>,
+    /// Who breaches beside this rollout; shared with other lives where there are some.
+    pub neighbours: Arc<Neighbours>,
+    /// Looks of all controllers so far.
+    pub looks: u64,
     queue: BTreeMap<(u64, u64), Event>,
     serial: u64,
     asked: u32,
@@ -111,6 +124,8 @@ impl Life {
             violation: None,
             steps: 0,
             crash_after: None,
+            neighbours: Arc::default(),
+            looks: 0,
             queue: BTreeMap::new(),
             serial: 0,
             asked: 0,
@@ -121,6 +136,8 @@ impl Life {
             let drift = (life.random.share() * 2.0 - 1.0) * life.faults.drift;
             life.replicas.push(Replica {
                 order: None,
+                tried: BTreeMap::new(),
+                scope: Scope::default(),
                 epoch: 0,
                 started: 0,
                 base: 0,
@@ -179,8 +196,38 @@ impl Life {
         if let Some(order) = &mut self.replicas[replica].order {
             order.push(input, Some(asked));
         }
+        let queued = self.replicas[replica].order.as_ref().is_some_and(|order| order.machine().state().queued.is_some());
         self.drain(replica);
+        if let Some(order) = &self.replicas[replica].order {
+            let found = if queued { Ok(()) } else { self.oracle.heard(asked, order.machine()) };
+            self.hold(found);
+        }
         self.answers.get(&asked).cloned()
+    }
+
+    /// A fact reaches every living controller, as documents and freezes do.
+    pub fn broadcast(&mut self, input: &Input) {
+        self.note(&format!("all << {}", name(input)));
+        for replica in 0..self.replicas.len() {
+            if let Some(order) = &mut self.replicas[replica].order {
+                order.push(input.clone(), None);
+                self.drain(replica);
+            }
+        }
+    }
+
+    /// The policy changes.
+    pub fn set_policy(&mut self, policy: Policy) {
+        let denied = &policy.attestation.deny.digests;
+        self.oracle.denies(denied, self.world.now);
+        self.world.policy = policy.clone();
+        self.broadcast(&Input::PolicyChanged(Box::new(policy)));
+    }
+
+    /// The document changes.
+    pub fn set_guard(&mut self, guard: Guard) {
+        self.world.guard = guard.clone();
+        self.broadcast(&Input::SpecChanged(Box::new(guard)));
     }
 
     /// Lets time pass.
@@ -210,7 +257,12 @@ impl Life {
 
     /// The committed state.
     pub fn state(&self) -> State {
-        self.world.state.as_ref().map_or_else(State::new, Clone::clone)
+        self.committed().map_or_else(State::new, Clone::clone)
+    }
+
+    /// The committed state, unless nothing was committed yet.
+    pub fn committed(&self) -> Option<&State> {
+        self.world.state.as_deref()
     }
 
     /// The phase that the first living controller is in.
@@ -238,6 +290,9 @@ impl Life {
         (self.world.store_back_at, self.world.host_back_at) = (0, 0);
         (self.world.registry, self.world.webhook) = (true, true);
         self.world.flag_service = super::world::FlagService::Obeys;
+        self.world.registry_lies = false;
+        self.world.mend();
+        self.world.traffic.lied |= self.world.traffic.lie.take().is_some();
         self.world.truth.outage = None;
         self.world.guard.interval = crate::core::time::Span::seconds(1);
         for replica in 1..self.replicas.len() {
@@ -255,7 +310,7 @@ impl Life {
 
     fn start(&mut self, replica: usize) {
         for (before, commit) in self.world.replay_spool() {
-            let found = self.oracle.committed(before.as_ref(), &commit, &self.world);
+            let found = self.oracle.committed(before.as_deref(), &commit, &self.world);
             self.hold(found);
         }
         let state = self.state();
@@ -275,6 +330,7 @@ impl Life {
         it.base = known.max(state.mono.0);
         it.started = self.world.now;
         (it.wake, it.seen) = (None, None);
+        (it.tried, it.scope) = (BTreeMap::new(), Scope::default());
         it.order = Some(order);
         let epoch = it.epoch;
         self.note(&format!("r{replica} starts at revision {}", state.revision));
@@ -333,7 +389,8 @@ impl Life {
     fn rest(&mut self, replica: usize) {
         let now = self.mono(replica);
         let Some(order) = self.replicas[replica].order.as_ref() else { return };
-        let found = self.oracle.rests(order, self.world.now);
+        let tried = &self.replicas[replica].tried;
+        let found = self.oracle.rests(order, self.world.now).and_then(|()| reference::at_once(order.machine(), tried));
         let due = order.wake_at().map(|at| {
             let it = &self.replicas[replica];
             let ahead = at.0.saturating_sub(now.0) as f64 / (1.0 + it.drift);
@@ -362,13 +419,20 @@ impl Life {
             return self.at(wait, Event::Look { replica, epoch, effect });
         }
         self.note(&format!("r{replica} starts {} {}", effect.id, describe(&effect)));
-        let found = self.oracle.starts(&effect, &self.world);
+        let found = self.oracle.starts(&effect, &self.world).and_then(|()| self.tries(replica, &effect));
         self.hold(found);
         let stable = self.replicas[replica].order.as_ref().and_then(|order| order.machine().state().stable.clone());
         let quiet = matches!(effect.action, Action::Record);
         let hit = |probability: f64, random: &mut Random| !quiet && random.chance(probability);
+        if hit(self.faults.hangs, &mut self.random) {
+            let late = self.random.between(5_000, 90_000);
+            return self.at(late, Event::Perform { replica, epoch, effect, stable, answer: Fate::Answered });
+        }
         let (faults, random) = (&self.faults, &mut self.random);
-        let refused = if hit(faults.transient, random) {
+        let refused = if hit(faults.busy, random) {
+            let wait = Span(Duration::from_millis(random.between(0, 5_000)));
+            Some(Outcome::Transient { what: "too many requests".into(), retry_after: Some(wait) })
+        } else if hit(faults.transient, random) {
             Some(Outcome::Transient { what: "not now".into(), retry_after: None })
         } else if hit(faults.denied, random) {
             Some(Outcome::Denied("no right to".into()))
@@ -477,6 +541,7 @@ impl Life {
 
     fn look(&mut self, replica: usize, epoch: u64, effect: &Effect) {
         let Action::Look(plan) = &effect.action else { return };
+        self.looks += 1;
         let looked = if self.random.chance(self.faults.look_fault) {
             Traffic::fault(&mut self.random)
         } else {
@@ -487,6 +552,10 @@ impl Life {
             return;
         }
         let wait = self.latency();
+        if self.mono(replica).after(Duration::from_millis(wait)) > effect.deadline {
+            // Nobody waits for it any longer.
+            return;
+        }
         self.at(wait, Event::Looked { replica, epoch, looked });
     }
 
@@ -500,8 +569,12 @@ impl Life {
         }
         if how == Committed::Done {
             self.world.spool.retain(|kept| kept.state.revision > commit.state.revision);
-            let found = self.oracle.committed(before.as_ref(), commit, &self.world);
+            let found = self.oracle.committed(before.as_deref(), commit, &self.world);
             self.hold(found);
+        }
+        // A neighbour hears of it as soon as it is decided.
+        if commit.records.iter().any(Record::is_breach) {
+            self.neighbours.breached(&self.world.guard.key, Mono(self.world.now));
         }
         if self.replicas[replica].epoch == epoch && self.random.chance(self.faults.torn_commit) {
             let away = self.random.between(50, self.faults.away);
@@ -543,17 +616,47 @@ impl Life {
             if self.random.chance(self.faults.member_dies) {
                 let ready_at = self.world.now + self.world.start;
                 self.note(&format!("members of {id} start again"));
-                let members = self.world.members.entry(id).or_default();
-                members.again = members.ready_at <= self.world.now;
-                members.ready_at = ready_at;
+                self.world.traffic.reset(&id, self.world.now);
+                self.world.members.entry(id).or_default().ready_at = ready_at;
             }
         }
         let wakes = std::mem::take(&mut self.steps_of_second());
         if wakes > 2_000 {
             self.hold(Err(Violation::loops(format!("{wakes} steps within a second"))));
         }
+        self.surroundings();
         let found = self.oracle.second(&self.world);
         self.hold(found);
+    }
+
+    /// Tells every controller when freezes or neighbours' breaches changed.
+    fn surroundings(&mut self) {
+        let scope = self.neighbours.scope(&self.world.guard.key, Mono(self.world.now));
+        self.oracle.surrounded(&scope, self.world.now);
+        for replica in 0..self.replicas.len() {
+            let it = &mut self.replicas[replica];
+            if it.scope != scope
+                && let Some(order) = &mut it.order
+            {
+                it.scope = scope.clone();
+                order.push(Input::ScopeChanged(scope.clone()), None);
+                self.drain(replica);
+            }
+        }
+    }
+
+    /// Tries of one effect have pauses between them.
+    fn tries(&mut self, replica: usize, effect: &Effect) -> Result<(), Violation> {
+        let now = self.world.now;
+        let tries = self.replicas[replica].tried.entry(effect.id).or_default();
+        tries.push_back(now);
+        while tries.front().is_some_and(|first| now - first > 10_000) {
+            tries.pop_front();
+        }
+        if tries.len() > TRIES_MAX {
+            return Err(Violation::loops(format!("{} {} is tried again without pause", effect.action.name(), effect.id)));
+        }
+        Ok(())
     }
 
     fn steps_of_second(&mut self) -> u64 {

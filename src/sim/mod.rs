@@ -11,6 +11,7 @@ pub mod life;
 pub mod oracle;
 pub mod people;
 pub mod prng;
+pub mod reference;
 pub mod swarm;
 pub mod traffic;
 pub mod world;

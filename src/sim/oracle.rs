@@ -1,21 +1,21 @@
 //! What should have happened: far simpler than the machine, and blind to how it decides.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
+use super::reference;
 use super::world::World;
 use crate::core::actor::ActorKind;
-use crate::core::input::{Commanded, Input, Outcome, Parts, Verb};
+use crate::core::input::{Commanded, Input, Observation, Outcome, Parts, Scope, Verb};
 use crate::core::invariant::Invariant;
-use crate::core::ledger::Standing;
 use crate::core::machine::{Answer, Machine};
-use crate::core::reason::Reason;
+use crate::core::reason::{Reason, Verdict};
 use crate::core::record::{Decision, Event, Record};
-use crate::core::release::ReleaseId;
+use crate::core::release::{Digest, ReleaseId};
 use crate::core::spec::Percent;
-use crate::core::state::{Phase, PhaseKind, StageStep, State};
-use crate::core::work::{Action, Commit, Effect, EffectId, Fence};
+use crate::core::state::{Key, Phase, PhaseKind, StageStep, State, Target};
+use crate::core::work::{Action, Commit, Effect, EffectId, EvidenceFrom, Fence, Lane};
 use crate::host::record::WorkloadRecord;
 use crate::shell::order::Order;
 
@@ -32,7 +32,7 @@ pub struct Violation {
 }
 
 impl Violation {
-    fn of(invariant: Invariant, what: impl Into<String>) -> Self {
+    pub(super) fn of(invariant: Invariant, what: impl Into<String>) -> Self {
         Self { invariant: Some(invariant), what: what.into() }
     }
 
@@ -51,7 +51,7 @@ impl fmt::Display for Violation {
     }
 }
 
-type Found = Result<(), Violation>;
+pub(super) type Found = Result<(), Violation>;
 
 /// The host before a write.
 #[derive(Debug, Clone)]
@@ -81,6 +81,22 @@ pub struct Oracle {
     pub commits: u64,
     /// Effects performed so far, by name.
     pub performed: BTreeMap<&'static str, u64>,
+    /// What the last reading of each release's stored evidence proved.
+    proven: BTreeMap<ReleaseId, bool>,
+    /// Digests that policy denies, and since when.
+    denied: BTreeMap<Digest, u64>,
+    /// Since when so many neighbours breach that restores wait.
+    wave: Option<u64>,
+    /// When each revert began to recover.
+    recovering: BTreeMap<String, u64>,
+    /// The newest generation that the world has obeyed.
+    obeyed_generation: u64,
+    /// Orders for forward traffic that were seen.
+    ordered: BTreeSet<EffectId>,
+    /// A person skipped all checks.
+    glass: bool,
+    /// Automatic reverts so far, by image.
+    pub reverted: BTreeMap<String, u64>,
     /// Steps at the begin of this second.
     pub steps_before: u64,
 }
@@ -130,17 +146,44 @@ impl Oracle {
         let phase = machine.state().phase.kind();
         let wake = order.wake_at();
         let state = machine.state();
+        if let Phase::Recovering(revert) = &state.phase {
+            self.recovering.entry(revert.id.clone()).or_insert(now);
+        }
         if let (Phase::Advancing(advancing), Some(trial)) = (&state.phase, &state.trial)
             && advancing.step == StageStep::Judging
             && let Some(stage) = trial.plan.stages.get(advancing.stage)
         {
             self.judged.entry((state.generation, advancing.stage)).or_insert((now, stage.bake.0));
         }
+        self.way_back(machine)?;
+        if let Some(judgement) = machine.judgement().filter(|judgement| judgement.verdict == Verdict::Pass) {
+            let after = state.trial.as_ref().map_or(u32::MAX, |trial| trial.spec.no_data.after.0);
+            if judgement.silent > after && state.candidate().is_some() {
+                return Err(Violation::of(Invariant::I4, format!("a pass, and nothing was heard for {} scrapes", judgement.silent)));
+            }
+        }
         if wake.is_none() && (!phase.is_resting() || !machine.state().tasks.is_empty()) {
             let tasks: Vec<_> = machine.state().tasks.values().map(|task| task.effect.action.name()).collect();
             return Err(Violation::of(Invariant::I12, format!("{phase} sleeps for ever, with {tasks:?} open")));
         }
         Ok(())
+    }
+
+    /// I11: traffic is ordered toward a candidate only while stable is seen to be able to take it back.
+    fn way_back(&mut self, machine: &Machine) -> Found {
+        let state = machine.state();
+        let (Some(task), Some(trial), Some(stable)) = (state.tasks.get(&Key::Weights), &state.trial, &state.stable) else { return Ok(()) };
+        let Action::EnsureWeights { weights } = &task.effect.action else { return Ok(()) };
+        let forward = weights.get(&trial.candidate.id).is_some_and(|share| *share > Percent::ZERO) && *stable != trial.candidate.id;
+        if !forward || !self.ordered.insert(task.effect.id) {
+            return Ok(());
+        }
+        match machine.workload().arms.get(stable) {
+            Some(health) if health.ready == 0 => {
+                Err(Violation::of(Invariant::I11, format!("{} gets traffic, and no member of stable can serve", trial.candidate)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// I5: what is not safe was committed before.
@@ -173,9 +216,14 @@ impl Oracle {
     /// The broken rule.
     pub fn performed(&mut self, effect: &Effect, outcome: &Outcome, before: &Before, world: &World) -> Found {
         *self.performed.entry(effect.action.name()).or_default() += 1;
-        let Outcome::Done { changed, .. } = outcome else { return Ok(()) };
+        let Outcome::Done { changed, observed } = outcome else { return Ok(()) };
+        if let (Action::Verify { release, evidence: EvidenceFrom::Store }, Observation::Facts(facts)) = (&effect.action, observed) {
+            let good = facts.images.iter().all(|image| !image.statements.is_empty());
+            self.proven.insert(release.id.clone(), good);
+        }
         self.repeated(effect, *changed, world.now)?;
-        let state = world.state.as_ref();
+        self.in_order(effect, before, world)?;
+        let state = world.state.as_deref();
         if world.host.weights != before.host.weights {
             let since = state.and_then(|state| self.breached.get(&state.generation)).copied();
             // An order given before the breach may come in before the first one after it; never later.
@@ -196,10 +244,28 @@ impl Oracle {
         }
         if let Action::EnsureArm { release, present: true } | Action::EnsureRelease { release } = &effect.action {
             let good = world.evidence.get(&release.template.image().digest).is_some_and(|evidence| evidence.good);
-            let glass = world.log.iter().any(|record| matches!(&record.reason, Some(Reason::BreakGlass { .. }))) || world_glass(world);
-            if !good && !glass {
+            self.glass |= world_glass(world);
+            let restores = matches!(effect.action, Action::EnsureRelease { .. }) && effect.lane == Lane::Revert;
+            let unread = restores && self.proven.get(&release.id) != Some(&true);
+            if !self.glass && (!good || unread) {
                 return Err(Violation::of(Invariant::I1, format!("{release} was put in place without proof")));
             }
+        }
+        Ok(())
+    }
+
+    /// I13: what the world has obeyed is not undone by what was decided before it.
+    fn in_order(&mut self, effect: &Effect, before: &Before, world: &World) -> Found {
+        let Fence::Generation(of) = effect.fence else { return Ok(()) };
+        if of < self.obeyed_generation {
+            let what =
+                format!("{} {} of generation {of} was obeyed after generation {}", effect.action.name(), effect.id, self.obeyed_generation);
+            return Err(Violation::of(Invariant::I13, what));
+        }
+        self.obeyed_generation = of;
+        let late = matches!(effect.action, Action::EnsureWeights { .. }) && self.weighed.is_some_and(|newest| effect.id < newest);
+        if late && world.host.weights != before.host.weights {
+            return Err(Violation::of(Invariant::I2, format!("weights of {} came after those of {:?}", effect.id, self.weighed)));
         }
         Ok(())
     }
@@ -234,7 +300,9 @@ impl Oracle {
         if after.trial.as_ref().is_some_and(|trial| trial.breached) {
             self.breached.entry(after.generation).or_insert(after.revision);
         }
-        known_good(before, commit, world)?;
+        reference::follows(before, commit, world)?;
+        self.choices(before, commit, world.now)?;
+        self.recovers(commit, world.now)?;
         loosened(before, commit)?;
         self.baked(before, after, &commit.records, world.now)?;
         let shared = commit.records.iter().any(|record| {
@@ -251,6 +319,68 @@ impl Oracle {
             if !paged {
                 return Err(Violation::of(Invariant::I8, "stuck, and nobody was paged"));
             }
+        }
+        Ok(())
+    }
+
+    /// I1 and I15: no denied digest goes back, and in a wave nothing does by itself.
+    fn choices(&mut self, before: &State, commit: &Commit, now: u64) -> Found {
+        self.glass |= commit.records.iter().any(|record| matches!(&record.reason, Some(Reason::BreakGlass { .. })));
+        for record in commit.records.iter().filter(|record| record.is_breach()) {
+            *self.reverted.entry(record.artifact_digest.clone().unwrap_or_default()).or_default() += 1;
+        }
+        let chosen = commit.records.iter().any(|record| matches!(record.event, Event::Decision { decision: Decision::Choose, .. }));
+        let Some(revert) = commit.state.phase.revert().filter(|_| chosen) else { return Ok(()) };
+        let long = |since: u64| since + 15_000 < now;
+        if let Target::Chosen(target) = &revert.target
+            && let Some(release) = commit.state.release(target)
+            && !revert.break_glass
+            && self.denied.get(&release.template.image().digest).is_some_and(|since| long(*since))
+        {
+            return Err(Violation::of(Invariant::I1, format!("{release} goes back, and policy denies it")));
+        }
+        if commit.state.restores.len() > before.restores.len() && self.wave.is_some_and(long) {
+            return Err(Violation::of(Invariant::I15, "a restore in a wave of breaches"));
+        }
+        Ok(())
+    }
+
+    /// I8: recovery is seen, not assumed: three scrapes take two seconds.
+    fn recovers(&mut self, commit: &Commit, now: u64) -> Found {
+        let recovered = commit.records.iter().any(|record| matches!(record.event, Event::Decision { decision: Decision::Recovered, .. }));
+        if let Phase::Reverted(revert) = &commit.state.phase
+            && recovered
+            && self.recovering.get(&revert.id).is_none_or(|since| now < since + 1_000)
+        {
+            return Err(Violation::of(Invariant::I8, "recovered before anybody could have looked"));
+        }
+        Ok(())
+    }
+
+    /// Policy denies these from now on.
+    pub fn denies(&mut self, digests: &[Digest], now: u64) {
+        self.denied.retain(|digest, _| digests.contains(digest));
+        for digest in digests {
+            self.denied.entry(digest.clone()).or_insert(now);
+        }
+    }
+
+    /// What surrounds the rollout changed, or did not.
+    pub fn surrounded(&mut self, scope: &Scope, now: u64) {
+        let open = scope.breaching + 1 >= scope.watched.div_ceil(10).max(3);
+        self.wave = if open { self.wave.or(Some(now)) } else { None };
+    }
+
+    /// I6: after a person's revert nothing goes forward.
+    ///
+    /// # Errors
+    /// The broken rule.
+    pub fn heard(&self, asked: u32, machine: &Machine) -> Found {
+        let Some(Input::Commanded(command)) = self.asks.get(&asked) else { return Ok(()) };
+        let all = matches!(command.verb, Verb::Revert { to: None, parts: Parts::All, .. });
+        if all && command.request.actor.is_human() && machine.state().candidate().is_some() {
+            let phase = machine.state().phase.kind();
+            return Err(Violation::of(Invariant::I6, format!("a person's revert, and it is still {phase}")));
         }
         Ok(())
     }
@@ -282,6 +412,15 @@ impl Oracle {
         let recorded = |command: &Commanded| {
             world.log.iter().any(|record| matches!(&record.event, Event::Input(input) if **input == Input::Commanded(command.clone())))
         };
+        let untold =
+            world.promised.values().find(|effect| matches!(effect.action, Action::Notify(_)) && !world.told.contains_key(&effect.id));
+        if let Some(effect) = untold {
+            return Err(Violation::of(Invariant::I8, format!("nobody ever got the notice {}", effect.id)));
+        }
+        let quarantined: Option<BTreeSet<_>> = world.state.as_ref().map(|state| state.ledger.quarantined().into_iter().collect());
+        if quarantined.is_some_and(|quarantined| quarantined != world.host.quarantined) {
+            return Err(Violation::of(Invariant::I6, "the hold at the workload's door is not the ledger's"));
+        }
         match self.obeyed.iter().find(|command| !recorded(command)) {
             // Spools are one controller's own; of several, the store must be there.
             Some(command) if !self.unsure => Err(Violation::of(Invariant::I6, format!("{:?} was accepted and forgotten", command.verb))),
@@ -327,35 +466,8 @@ fn weighed(before: &Before, world: &World, state: Option<&State>, late: bool) ->
             return Err(Violation::of(Invariant::I2, format!("{} got {share} after its breach", state.name(id))));
         }
         let others: Vec<_> = before.live.iter().filter(|live| *live != id && before.host.weight(live) > Percent::ZERO).collect();
-        if !world.was_live_lately(id) && !before.live.contains(id) && !others.is_empty() {
+        if !world.is_live(id) && !before.live.contains(id) && !others.is_empty() {
             return Err(Violation::of(Invariant::I11, format!("{id} got {share} without a member that can serve, away from {others:?}")));
-        }
-    }
-    Ok(())
-}
-
-/// I4: a release becomes known good by a pass, or by a person.
-fn known_good(before: &State, commit: &Commit, world: &World) -> Found {
-    for record in commit.state.ledger.records() {
-        let id = &record.release.id;
-        if record.standing != Standing::KnownGood || before.ledger.is_known_good(id) {
-            continue;
-        }
-        let reason = commit.records.iter().find_map(|record| match &record.event {
-            Event::Decision { decision: Decision::KnownGood, .. } => record.reason.clone(),
-            _ => None,
-        });
-        match reason {
-            Some(Reason::Commanded { .. }) => {}
-            Some(Reason::Healthy {}) => {
-                let share = world.truth.own_share(&record.release, 0);
-                let served = world.traffic.served.get(id).copied().unwrap_or_default();
-                if served < 100 || share >= 0.05 {
-                    let what = format!("{} with {:.0}% errors and {served} requests", record.release, share * 100.0);
-                    return Err(Violation::of(Invariant::I4, what));
-                }
-            }
-            other => return Err(Violation::of(Invariant::I4, format!("{} for {other:?}", record.release))),
         }
     }
     Ok(())

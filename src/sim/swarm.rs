@@ -9,13 +9,22 @@ use super::life::Life;
 use super::oracle::Violation;
 use super::people::{self, IMAGES};
 use super::prng::Random;
+use super::traffic::Lie;
 use crate::core::input::Verb;
-use crate::core::release::Digest;
-use crate::core::spec::{OnDeadline, OnNewer, Percent, Strategy};
-use crate::core::state::{Guard, PhaseKind};
+use crate::core::invariant::Invariant;
+use crate::core::machine::Machine;
+use crate::core::release::{Digest, Release, ReleaseId};
+use crate::core::spec::{Objective, OnDeadline, OnNewer, Percent, Strategy};
+use crate::core::state::{Guard, PhaseKind, State};
 
 /// How long everything may take to come to rest in a world that works, in seconds.
 const REST_WITHIN: u64 = 2_400;
+
+/// Looks after which people let a life be.
+const LOOKS: u64 = 90;
+
+/// How often a deployer touches a release.
+const TOUCHES: u32 = 24;
 
 /// How a life went.
 #[derive(Debug, Clone)]
@@ -30,6 +39,8 @@ pub struct Report {
     pub digest: u64,
     /// Commits in it.
     pub commits: u64,
+    /// Looks in it, of all controllers.
+    pub looks: u64,
     /// The phase at the end.
     pub phase: PhaseKind,
 }
@@ -55,11 +66,17 @@ pub fn draw(seed: u64) -> Life {
     let faults = if random.chance(0.1) { Faults::none() } else { Faults::draw(&mut random) };
     let replicas = random.pick(&[1, 1, 2, 3]);
     let mut policy = house::policy();
+    policy.restores_per_hour = random.pick(&[1, 3, 3]);
     if random.chance(0.2) {
         policy.approvals = u32::try_from(random.between(1, 2)).unwrap_or(1);
         policy.approve_within = crate::core::time::Span::seconds(120);
     }
+    let rollouts = random.pick(&[1_u32, 20, 50]);
     let mut life = Life::new(seed, draw_guard(&mut random), policy, faults, replicas);
+    for neighbour in 0..rollouts.saturating_sub(1) {
+        life.neighbours.watch(&format!("shop/{neighbour}"), "host");
+    }
+    life.neighbours.watch(&life.world.guard.key, "host");
     let truth = &mut life.world.truth;
     truth.rate = random.pick(&[0, 5, 50, 200, 200]);
     for image in &IMAGES[1..] {
@@ -72,6 +89,10 @@ pub fn draw(seed: u64) -> Life {
             _ => {}
         }
     }
+    if random.chance(0.08) {
+        life.world.traffic.lie = Some((random.pick(&[Lie::Nan, Lie::Nan, Lie::Frozen, Lie::Future]), 0));
+    }
+    let truth = &mut life.world.truth;
     if random.chance(0.3) {
         let from = random.between(10, 150) * 1000;
         truth.outage = Some((from, from + random.between(2, 90) * 1000, 0.5));
@@ -104,6 +125,11 @@ fn draw_guard(random: &mut Random) -> Guard {
         Strategy::Observe(_) => {}
     }
     let mut guard = house::guard(strategy);
+    if random.chance(0.3) {
+        let objectives = &mut Arc::make_mut(&mut guard.spec).objectives;
+        let latency = Objective { name: "latency".into(), ..objectives[0].clone() };
+        objectives.push(latency);
+    }
     if matches!(guard.spec.strategy, Strategy::Canary(_)) && random.chance(0.4) {
         Arc::make_mut(&mut guard.spec).watch.holdback = Percent::new(10.0);
     }
@@ -117,6 +143,12 @@ pub fn live(seed: u64) -> Report {
 
 /// The same, keeping so many lines of the transcript.
 pub fn live_with(seed: u64, lines: usize) -> Report {
+    if seed % 20 == 7 {
+        let mut life = touched(seed);
+        life.violation = life.violation.take().or_else(|| found_out(&life).err());
+        rest(&mut life);
+        return report(seed, &life);
+    }
     let mut life = draw(seed);
     life.keep = lines;
     life.deploy(&house::release("v1", 0), house::person("ann"));
@@ -125,24 +157,78 @@ pub fn live_with(seed: u64, lines: usize) -> Report {
         life.until(90, |life| matches!(life.phase(), PhaseKind::Watching | PhaseKind::Idle));
         life.command(Verb::Adopt, house::person("ann"));
     }
+    if life.random.chance(0.4) {
+        second_good(&mut life);
+    }
     let acts = life.random.between(3, 25);
     for _ in 0..acts {
         let pause = life.random.between(0, 20);
         life.run(pause);
         people::act(&mut life);
-        if life.violation.is_some() {
+        if life.violation.is_some() || life.looks > LOOKS {
             break;
         }
     }
     rest(&mut life);
+    report(seed, &life)
+}
+
+fn report(seed: u64, life: &Life) -> Report {
     Report {
         seed,
         violation: life.violation.clone(),
         lines: life.lines.iter().cloned().collect(),
         digest: life.digest,
         commits: life.oracle.commits,
+        looks: life.looks,
         phase: life.phase(),
     }
+}
+
+/// Another release becomes known good, so that there is something to choose from.
+fn second_good(life: &mut Life) {
+    life.until(10, |life| life.phase() == PhaseKind::Idle);
+    let image = life.random.pick(&IMAGES[1..]);
+    life.deploy(&house::release(image, 0), house::person("bob"));
+    if life.until(5, |life| life.phase() == PhaseKind::Advancing) {
+        life.run(1);
+        life.command(Verb::Promote, house::person("ann"));
+    }
+    life.until(5, |life| life.phase() == PhaseKind::Watching);
+    life.command(Verb::Adopt, house::person("ann"));
+    life.run(2);
+}
+
+/// A deployer touches a bad release every so often, to shake its evidence off. It must be found out all the same.
+fn touched(seed: u64) -> Life {
+    let mut random = Random::new(seed ^ 0x70_0c4e_d000);
+    let mut life = Life::new(seed, house::guard(house::canary()), house::policy(), Faults::none(), 1);
+    life.world.truth.rate = random.pick(&[100, 200]);
+    let share = random.pick(&[0.05, 0.06]);
+    for image in ["v1", "v2"] {
+        life.world.evidence.entry(Digest::of(image.as_bytes())).or_default().good = true;
+    }
+    life.deploy(&house::release("v1", 0), house::person("ann"));
+    life.until(90, |life| life.phase() == PhaseKind::Watching);
+    life.command(Verb::Adopt, house::person("ann"));
+    life.run(2);
+    life.world.truth.bad_images.insert(Digest::of(b"v2"), (share, 0));
+    let pause = random.between(6, 9);
+    for touch in 0..TOUCHES {
+        life.deploy(&house::release("v2", touch), house::agent("bot"));
+        life.run(pause);
+    }
+    life
+}
+
+/// A release that served so many requests, so many of them bad, was taken out: no touch keeps it.
+fn found_out(life: &Life) -> Result<(), Violation> {
+    let served: u64 = (0..TOUCHES).filter_map(|touch| life.world.traffic.served.get(&house::release("v2", touch).id)).sum();
+    if served < 1_500 || !life.oracle.reverted.is_empty() {
+        return Ok(());
+    }
+    let what = format!("{served} requests by a bad image that was touched again and again, and it was never taken out");
+    Err(Violation { invariant: Some(Invariant::I13), what })
 }
 
 /// Heals the world; people let go; everything must come to rest, with nothing left to do and nothing bad in front.
@@ -154,7 +240,7 @@ fn rest(life: &mut Life) {
     for verb in [Verb::Resume, Verb::Thaw, Verb::Arm] {
         life.command(verb, house::person("ann"));
     }
-    life.tell(crate::core::input::Input::ScopeChanged(crate::core::input::Scope::default()));
+    life.neighbours.freeze("*", false, Some(house::person("ann")));
     life.run(2);
     let quiet = |life: &Life| {
         let Some(machine) = life.machine().filter(|machine| !machine.is_ahead()) else { return false };
@@ -163,7 +249,7 @@ fn rest(life: &mut Life) {
         let waits = matches!(state.phase.kind(), PhaseKind::Promoting | PhaseKind::Advancing) && unready;
         let watches = state.phase.kind() == PhaseKind::Watching || waits || waits_for_requests(life);
         let ended = state.phase.kind().is_resting() && (state.queued.is_none() || state.phase.kind() == PhaseKind::Stuck);
-        (ended || watches) && state.tasks.is_empty()
+        (ended || watches) && state.tasks.is_empty() && !hides(life, machine)
     };
     let rested = life.until(REST_WITHIN, quiet);
     if life.violation.is_none() && !rested {
@@ -171,7 +257,7 @@ fn rest(life: &mut Life) {
         let open: Vec<_> = state.tasks.values().map(|task| format!("{} {:?}", task.effect.action.name(), task.trouble)).collect();
         let waiting = life.machine().and_then(|machine| machine.waiting()).map_or_else(|| "nothing".to_owned(), ToString::to_string);
         let what = format!("{} did not come to rest within {REST_WITHIN} s; waiting for {waiting}; open: {open:?}", state.phase.kind());
-        life.violation = Some(Violation { invariant: Some(crate::core::invariant::Invariant::I8), what });
+        life.violation = Some(Violation { invariant: Some(Invariant::I8), what });
         return;
     }
     if life.violation.is_none() {
@@ -184,17 +270,43 @@ fn bad_in_front(life: &Life) -> Result<(), Violation> {
     let state = life.state();
     let Some(revert) = state.phase.revert().filter(|revert| revert.parts == crate::core::input::Parts::All) else { return Ok(()) };
     let Some(under) = &revert.under else { return Ok(()) };
-    let other = state.stable.as_ref().is_some_and(|stable| *stable != under.id && life.world.is_live(stable));
+    let serves = |stable: &ReleaseId| *stable != under.id && life.world.is_live(stable) && !state.ledger.is_quarantined(stable);
+    let other = state.stable.as_ref().is_some_and(serves);
     if other && life.world.weight(&under.id) > 0.0 {
         let what = format!("{under} still gets requests while {}", state.phase.kind());
-        return Err(Violation { invariant: Some(crate::core::invariant::Invariant::I8), what });
+        return Err(Violation { invariant: Some(Invariant::I8), what });
     }
     Ok(())
 }
 
+/// Whether a release that is bad by the truth of the traffic still gets requests and is judged: it must be taken out.
+fn hides(life: &Life, machine: &Machine) -> bool {
+    let (state, world) = (machine.state(), &life.world);
+    let Some(candidate) = state.candidate().filter(|candidate| world.is_live(&candidate.id)) else { return false };
+    let share = |release: &Release| world.truth.own_share(release, world.now);
+    let stable = state.stable.as_ref().and_then(|id| state.release(id)).is_some_and(|stable| share(stable) > 0.005);
+    let harmed = world
+        .truth
+        .harmful
+        .as_ref()
+        .is_some_and(|(image, _)| state.trial.as_ref().is_some_and(|_| image == &candidate.template.image().digest));
+    let served = world.weight(&candidate.id) * (world.truth.rate as f64) >= 1.0;
+    let judged = matches!(state.phase.kind(), PhaseKind::Advancing | PhaseKind::Watching);
+    judged && served && share(candidate) >= 0.05 && !stable && !harmed && !loosened(state)
+}
+
+/// Whether the document that the attempt was admitted under finds so many errors good.
+fn loosened(state: &State) -> bool {
+    state.trial.as_ref().is_some_and(|trial| trial.spec.objectives.iter().any(|objective| objective.good < Percent::new(99.0)))
+}
+
 /// A guard that says to wait waits for ever if there is nothing to see; people were paged.
 fn waits_for_requests(life: &Life) -> bool {
-    let state = life.state();
-    let waits = state.trial.as_ref().is_some_and(|trial| !matches!(trial.plan.on_deadline, Some(OnDeadline::Revert | OnDeadline::Retreat)));
+    let Some(state) = life.committed() else { return true };
+    let waits = state.trial.as_ref().is_some_and(|trial| match trial.plan.on_deadline {
+        Some(OnDeadline::Revert | OnDeadline::Retreat) => false,
+        Some(OnDeadline::Wait | OnDeadline::PromoteOnHealth) => true,
+        None => trial.request.actor.is_human(),
+    });
     state.phase.kind() == PhaseKind::Advancing && (waits || state.stable.is_none()) && life.world.now > 1_500_000
 }

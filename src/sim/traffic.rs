@@ -12,6 +12,19 @@ pub const EPOCH_MS: i64 = 1_750_000_000_000;
 /// Scrapes that the source remembers.
 const KEPT: usize = 60;
 
+/// How a source misleads whoever reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lie {
+    /// Bad requests are not a number.
+    Nan,
+    /// The counters stand still while their times go on.
+    Frozen,
+    /// There are no series.
+    Empty,
+    /// Samples come from the future.
+    Future,
+}
+
 /// How requests end.
 #[derive(Debug, Clone, Default)]
 pub struct Truth {
@@ -34,6 +47,14 @@ pub struct Traffic {
     pub dropped: u64,
     /// Requests of each release, whole life.
     pub served: BTreeMap<ReleaseId, u64>,
+    /// What the source does, and since when, in milliseconds.
+    pub lie: Option<(Lie, u64)>,
+    /// It did something of that kind before.
+    pub lied: bool,
+    /// What each release served in each second, whole life: the truth that no look can change.
+    gains: BTreeMap<ReleaseId, Vec<(u64, u64)>>,
+    /// When each release's counters last began again.
+    resets: BTreeMap<ReleaseId, u64>,
 }
 
 impl Truth {
@@ -59,18 +80,25 @@ impl Traffic {
         let harmful = |release: &Release| truth.harmful.as_ref().is_some_and(|(image, _)| *image == release.template.image().digest);
         let harm = arms.iter().any(|(release, weight, live)| *weight > 0.0 && *live && harmful(release));
         let harm = if harm { truth.harmful.as_ref().map_or(0.0, |(_, share)| *share) } else { 0.0 };
+        // Who is down gets no requests while another that has a share can serve.
+        let able: f64 = arms.iter().filter(|(_, _, live)| *live).map(|(_, weight, _)| weight).sum();
         for (release, weight, live) in arms {
-            let requests = random.binomial(truth.rate, *weight);
             if !live {
-                self.dropped += requests;
+                self.dropped += if able > 0.0 { 0 } else { random.binomial(truth.rate, *weight) };
                 continue;
             }
+            let weight = if able > 0.0 { weight / able } else { 0.0 };
+            let requests = random.binomial(truth.rate, weight);
             let share = truth.own_share(release, now).max(outage).max(harm);
             let bad = random.binomial(requests, share);
             let counter = self.counters.entry(release.id.clone()).or_default();
             counter.0 += requests;
             counter.1 += bad;
-            *self.served.entry(release.id.clone()).or_default() += requests;
+            note(&mut self.served, &release.id, requests);
+            match self.gains.get_mut(&release.id) {
+                Some(gains) => gains.push((now, requests)),
+                None => drop(self.gains.insert(release.id.clone(), vec![(now, requests)])),
+            }
             let history = self.history.entry(release.id.clone()).or_default();
             history.push_back((now, counter.0, counter.1));
             if history.len() > KEPT {
@@ -85,14 +113,43 @@ impl Traffic {
         self.history.remove(release);
     }
 
+    /// Whether the source misleads, or did.
+    pub fn lied(&self) -> bool {
+        self.lied || self.lie.is_some()
+    }
+
+    /// Members start again, and with them their counters.
+    pub fn reset(&mut self, release: &ReleaseId, now: u64) {
+        self.counters.remove(release);
+        self.resets.insert(release.clone(), now);
+    }
+
+    /// What `release` served in the second that ended in `(from, until]`, and in the two before that; none if there was none.
+    pub fn gained(&self, release: &ReleaseId, from: u64, until: u64) -> Option<(u64, u64)> {
+        let gains = self.gains.get(release)?;
+        let after = gains.partition_point(|(at, _)| *at <= until);
+        let (at, gain) = *gains[..after].last().filter(|(at, _)| *at > from)?;
+        let before = gains[..after - 1].iter().rev().take_while(|(before, _)| *before + 2_500 > at).map(|(_, gain)| gain);
+        // A counter that began again may have come as far as it was: then there is no telling.
+        let least = if self.resets.get(release).is_some_and(|reset| reset + 4_000 > at) { 0 } else { gain };
+        Some((least, gain + before.sum::<u64>()))
+    }
+
     /// What the source answers at `now`; `stale` leaves the newest samples out.
     pub fn look(&self, plan: &LookPlan, now: u64, stale: u64) -> Looked {
+        let lie = self.lie;
         let at = |ms: u64| EPOCH_MS + i64::try_from(ms).unwrap_or_default();
         let mut looked = Looked { source_now: at(now), ..Looked::default() };
         for signal in plan.signals.keys() {
             for (arm, release) in &plan.arms {
                 let series = looked.samples.entry(signal.clone()).or_default().entry(*arm).or_default();
-                let Some(history) = self.history.get(release) else { continue };
+                let Some(history) = self.history.get(release).filter(|_| !matches!(lie, Some((Lie::Empty, _)))) else { continue };
+                let frozen = |sample: &(u64, u64, u64)| match lie {
+                    Some((Lie::Frozen, since)) if sample.0 > since => {
+                        history.iter().rev().find(|(at, ..)| *at <= since).map_or((0, 0), |(_, total, bad)| (*total, *bad))
+                    }
+                    _ => (sample.1, sample.2),
+                };
                 let wanted: Vec<_> = history
                     .iter()
                     .filter(|(ms, ..)| ms + stale <= now && plan.since.is_none_or(|since| at(*ms) > since))
@@ -100,9 +157,14 @@ impl Traffic {
                     .take(if plan.since.is_some() { KEPT } else { 5 })
                     .collect();
                 for role in [Role::Total, Role::Bad] {
-                    let sample = |(ms, total, bad): &(u64, u64, u64)| Sample {
-                        at: at(*ms),
-                        value: if role == Role::Total { *total as f64 } else { *bad as f64 },
+                    let sample = |counted: &(u64, u64, u64)| {
+                        let (total, bad) = frozen(counted);
+                        let value = if role == Role::Total { total as f64 } else { bad as f64 };
+                        match lie {
+                            Some((Lie::Nan, _)) if role == Role::Bad => Sample { at: at(counted.0), value: f64::NAN },
+                            Some((Lie::Future, _)) => Sample { at: at(counted.0 + 60_000), value },
+                            _ => Sample { at: at(counted.0), value },
+                        }
                     };
                     let samples: Vec<_> = wanted.iter().rev().map(|counted| sample(counted)).collect();
                     if !samples.is_empty() {
@@ -124,5 +186,12 @@ impl Traffic {
             _ => LookFault::Rejected(what),
         };
         Looked { fault: Some(fault), ..Looked::default() }
+    }
+}
+
+fn note(counts: &mut BTreeMap<ReleaseId, u64>, release: &ReleaseId, more: u64) {
+    match counts.get_mut(release) {
+        Some(count) => *count += more,
+        None => drop(counts.insert(release.clone(), more)),
     }
 }

@@ -2,6 +2,8 @@
 //! do; the host is decided by the host's own code.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::house;
 use super::prng::Random;
@@ -10,8 +12,9 @@ use crate::core::input::{ArmHealth, Observation, Observed, Outcome};
 use crate::core::policy::Policy;
 use crate::core::record::Record;
 use crate::core::release::{Digest, Release, ReleaseId};
-use crate::core::spec::FlagAction;
+use crate::core::spec::{FlagAction, Percent};
 use crate::core::state::{Guard, State};
+use crate::core::time::Span;
 use crate::core::work::{Action, Commit, Effect, EffectId, EvidenceFrom, Notice};
 use crate::host::decide;
 use crate::host::record::WorkloadRecord;
@@ -23,8 +26,6 @@ use crate::shell::order::Committed;
 pub struct Members {
     /// When they are ready, in milliseconds.
     pub ready_at: u64,
-    /// They served before, and start again.
-    pub again: bool,
     /// What is wrong with them for good.
     pub failing: Option<String>,
 }
@@ -61,7 +62,7 @@ pub struct World {
     /// The policy that is in force.
     pub policy: Policy,
     /// The committed state.
-    pub state: Option<State>,
+    pub state: Option<Arc<State>>,
     /// The store does not answer before this.
     pub store_back_at: u64,
     /// Commits that were kept beside a store that did not answer.
@@ -84,6 +85,10 @@ pub struct World {
     pub evidence: BTreeMap<Digest, Evidence>,
     /// The registry answers.
     pub registry: bool,
+    /// The registry answers with other bytes than were asked for.
+    pub registry_lies: bool,
+    /// Releases whose members never get ready, whatever their image is worth: something around them is broken.
+    pub misplaced: BTreeSet<ReleaseId>,
     /// The flag service.
     pub flag_service: FlagService,
     /// Flags by key.
@@ -118,6 +123,8 @@ impl World {
             start: 500,
             evidence: BTreeMap::new(),
             registry: true,
+            registry_lies: false,
+            misplaced: BTreeSet::new(),
             flag_service: FlagService::Obeys,
             flags: BTreeMap::new(),
             told: BTreeMap::new(),
@@ -144,12 +151,6 @@ impl World {
         members.is_some_and(|members| members.failing.is_none() && self.now >= members.ready_at)
     }
 
-    /// Whether a member of `id` could serve when a controller may have looked last: within two seconds.
-    pub fn was_live_lately(&self, id: &ReleaseId) -> bool {
-        let again = |members: &Members| members.failing.is_none() && self.now + self.start < members.ready_at + 2_000 && members.again;
-        self.is_live(id) || self.members.get(id).is_some_and(again)
-    }
-
     /// The share of requests that `id` gets.
     pub fn weight(&self, id: &ReleaseId) -> f64 {
         self.host.weight(id).fraction()
@@ -167,7 +168,7 @@ impl World {
     }
 
     /// A controller starts: what was kept beside the store goes in first.
-    pub fn replay_spool(&mut self) -> Vec<(Option<State>, Commit)> {
+    pub fn replay_spool(&mut self) -> Vec<(Option<Arc<State>>, Commit)> {
         self.store_back_at = 0;
         let mut replayed = Vec::new();
         for commit in std::mem::take(&mut self.spool) {
@@ -189,10 +190,10 @@ impl World {
             return Committed::Lost;
         }
         for task in commit.state.tasks.values() {
-            self.promised.insert(task.effect.id, task.effect.clone());
+            self.promised.entry(task.effect.id).or_insert_with(|| task.effect.clone());
         }
         self.log.extend(commit.records.iter().cloned());
-        self.state = Some((*commit.state).clone());
+        self.state = Some(Arc::clone(&commit.state));
         Committed::Done
     }
 
@@ -235,8 +236,12 @@ impl World {
                 return Outcome::Transient { what: "the registry does not answer".into(), retry_after: None };
             }
             EvidenceFrom::Origin => {
-                evidence.stored |= evidence.good;
-                house::facts(release, evidence.good)
+                if self.registry_lies {
+                    house::facts(&house::release("other bytes", 0), true)
+                } else {
+                    evidence.stored |= evidence.good;
+                    house::facts(release, evidence.good)
+                }
             }
             EvidenceFrom::Store => house::facts(release, evidence.stored && !evidence.tampered),
         };
@@ -251,14 +256,14 @@ impl World {
             self.host.fences = after.fences;
             return outcome;
         }
+        if let Err(outcome) = self.somebody_serves(&before, &after) {
+            self.host.fences = after.fences;
+            return outcome;
+        }
         for (id, release) in &after.arms {
-            let broken = self.broken.contains(&release.template.image().digest);
+            let broken = self.broken.contains(&release.template.image().digest) || self.misplaced.contains(id);
             let ready_at = self.now + self.start;
-            self.members.entry(id.clone()).or_insert_with(|| Members {
-                again: false,
-                ready_at,
-                failing: broken.then(|| "crash loop".to_owned()),
-            });
+            self.members.entry(id.clone()).or_insert_with(|| Members { ready_at, failing: broken.then(|| "crash loop".to_owned()) });
         }
         let stopped: Vec<ReleaseId> = self.members.keys().filter(|id| !after.arms.contains_key(*id)).cloned().collect();
         for id in stopped {
@@ -268,5 +273,27 @@ impl World {
         let changed = after.arms != before.arms || after.weights != before.weights || after.current != before.current;
         self.host = after;
         Outcome::Done { changed, observed: Observation::Workload(Box::new(self.observed())) }
+    }
+
+    /// Members that only happened to crash start again.
+    pub fn mend(&mut self) {
+        for (id, release) in &self.host.arms {
+            let broken = self.broken.contains(&release.template.image().digest) || self.misplaced.contains(id);
+            if let Some(members) = self.members.get_mut(id).filter(|members| !broken && members.failing.is_some()) {
+                *members = Members { ready_at: self.now + self.start, ..Members::default() };
+            }
+        }
+    }
+
+    /// Like the real host: it moves no requests to a release that nobody of could answer, while others can.
+    fn somebody_serves(&self, before: &WorkloadRecord, after: &WorkloadRecord) -> Result<(), Outcome> {
+        let nobody = after.weights.iter().find(|(id, share)| **share > before.weight(id) && !self.is_live(id));
+        match nobody {
+            Some((id, _)) if before.weights.iter().any(|(id, share)| *share > Percent::ZERO && self.is_live(id)) => {
+                let what = format!("release {id} has no member that can serve yet");
+                Err(Outcome::Transient { what, retry_after: Some(Span(Duration::from_millis(50))) })
+            }
+            _ => Ok(()),
+        }
     }
 }

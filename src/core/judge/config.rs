@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::signal::{self, Signal, SignalError};
 use super::threshold::Rule;
 use crate::core::input::SignalId;
+use crate::core::mutant::Mutant;
 use crate::core::plan::Plan;
 use crate::core::spec::{CandidateDark, GuardedRollout, NoData, Objective, StableDark};
 use crate::core::time::Span;
@@ -103,7 +104,8 @@ impl Config {
 
     /// The level of each objective's tests after so many exonerations.
     pub fn alpha(&self, exonerated: u32) -> f64 {
-        ALPHA / self.objectives.len().max(1) as f64 / f64::from(1 << exonerated.min(20))
+        let objectives = if Mutant::AlphaNotDivided.lives() { 1 } else { self.objectives.len().max(1) };
+        ALPHA / objectives as f64 / f64::from(1 << exonerated.min(20))
     }
 
     pub(super) fn reverts_when_dark(&self) -> bool {

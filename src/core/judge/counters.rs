@@ -12,6 +12,7 @@ use super::Count;
 use super::config::Config;
 use super::sequential::Exact;
 use crate::core::input::{Arm, Looked, Role, SignalId};
+use crate::core::mutant::Mutant;
 
 /// The most series that one judge follows.
 const MOST_SERIES: usize = 20_000;
@@ -176,7 +177,7 @@ impl Grid {
         let born = (fresh && raw.arm == Arm::Candidate) || at > first + config.step;
         // Since when, and from which value, the counter gained.
         let (since, base) = match known {
-            Some(last) if value < last.value.0 => (last.at, 0.0), // A reset: it began again at zero.
+            Some(last) if value < last.value.0 && !Mutant::ResetAsGain.lives() => (last.at, 0.0), // A reset: it began again at zero.
             Some(last) => (last.at, last.value.0),
             // Absent at the scrape before, so that it counts from zero.
             None if born => (before.map_or(origin, |at| at.max(origin)), 0.0),
@@ -250,7 +251,10 @@ fn gather(config: &Config, looked: &Looked) -> Result<Vec<Raw>, String> {
                 let key = key(id, arm, series.role, &series.labels);
                 let cell = 2 * place + usize::from(arm == Arm::Stable);
                 for sample in &series.samples {
-                    let (at, value) = (sample.at, sample.value);
+                    let (at, mut value) = (sample.at, sample.value);
+                    if value.is_nan() && Mutant::NanAsPass.lives() {
+                        value = 0.0;
+                    }
                     if !value.is_finite() || value < 0.0 {
                         return Err(format!("the counter {} of `{}` has the value {value}", series.labels, id.0));
                     }
@@ -261,6 +265,7 @@ fn gather(config: &Config, looked: &Looked) -> Result<Vec<Raw>, String> {
                         let seconds = (at - looked.source_now) / 1000;
                         return Err(format!("the counter {} of `{}` has a sample from {seconds} s in the future", series.labels, id.0));
                     }
+                    let at = if Mutant::IntervalsByLook.lives() { looked.source_now } else { at };
                     raws.push(Raw { at, key, value, cell, arm, role: series.role });
                 }
             }

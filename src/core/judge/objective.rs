@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Count;
 use super::config::{BASELINE_SHARE, BETA, Config, DELTA, Target};
 use super::sequential::{Exact, GRID, Track, cap, evidence, evidences, fair_share, health, missing};
+use crate::core::mutant::Mutant;
 use crate::core::reason::{Counts, Reason};
 
 /// Bad scrapes that a revert takes.
@@ -119,6 +120,9 @@ pub(super) struct Evidence {
 impl Evidence {
     /// A new stage: evidence of health starts at nothing; the tracks go on.
     pub(super) fn begin(&mut self) {
+        if Mutant::EvidenceCarriedOver.lives() {
+            return;
+        }
         self.stage = Sums::default();
     }
 
@@ -162,7 +166,7 @@ impl Evidence {
         let alarm = |track: &Track| track.odds() >= 1.0 / alpha;
         match (alarm(&self.within), self.comparable) {
             (true, false) => Finding::BreachAlone,
-            (true, true) if alarm(&self.compared) => Finding::Breach,
+            (true, true) if alarm(&self.compared) || Mutant::TwoSamplesIgnored.lives() => Finding::Breach,
             (true, true) if self.stable_is_better() => Finding::Comparing,
             (true, true) => Finding::Shared,
             (false, true) if alarm(&self.regressed) => Finding::Regression,

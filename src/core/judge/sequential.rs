@@ -11,6 +11,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::core::mutant::Mutant;
+
 /// Effect sizes of the alarm tests, of equal weight: how many times the odds of a bad request are multiplied.
 pub const GRID: [f64; 8] = [1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0];
 
@@ -125,6 +127,7 @@ impl Track {
         self.cash.0 -= invest;
         self.started = true;
         for (wealth, added) in self.wealth.iter_mut().zip(added) {
+            let cap = if Mutant::CapForgotten.lives() { f64::INFINITY } else { cap };
             wealth.0 = ((wealth.0 + invest) * libm::exp(added.min(cap))).min(CEILING);
         }
     }

@@ -6,6 +6,7 @@ use super::Judge;
 use super::config::BETA;
 use super::objective::Finding;
 use super::presence::{Presence, scrapes};
+use crate::core::mutant::Mutant;
 use crate::core::reason::{Counts, Reason, Verdict};
 
 /// A verdict, with what explains it.
@@ -82,7 +83,7 @@ impl Judge {
     }
 
     fn no_data(&self) -> Option<Reason> {
-        let stale = self.silent() > self.config.no_data.after.0;
+        let stale = self.silent() > self.config.no_data.after.0 && !Mutant::StaleIgnored.lives();
         (self.state.fault.clone())
             .or_else(|| stale.then(|| Reason::Stale { scrapes: self.silent() }))
             .or_else(|| self.state.mismatch.clone().map(|what| Reason::InvalidData { what }))
@@ -96,7 +97,11 @@ impl Judge {
         if self.state.stage.is_none() || scored < bake {
             return Some(Reason::Baking { scored, bake });
         }
-        let worst = objectives.iter().rev().max_by_key(|view| view.missing).filter(|view| view.missing > 0)?;
+        let worst = objectives
+            .iter()
+            .rev()
+            .max_by_key(|view| view.missing)
+            .filter(|view| view.missing > 0 && !Mutant::InsufficientPasses.lives())?;
         Some(Reason::Insufficient { objective: worst.name.clone(), missing: worst.missing })
     }
 

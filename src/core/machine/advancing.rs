@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Machine;
 use crate::core::judge::{Config, Count, Judge, StageStart};
+use crate::core::mutant::Mutant;
 use crate::core::plan::{Gate, Stage};
 use crate::core::reason::{Counts, Reason, Verdict};
 use crate::core::record::Decision;
@@ -89,7 +90,7 @@ impl Machine {
     /// Traffic moves toward a candidate only while stable could take it all back.
     pub(super) fn no_way_back(&mut self) -> Option<Reason> {
         let stable = self.state.stable.as_ref().filter(|stable| self.candidate().is_none_or(|candidate| candidate.id != **stable))?;
-        let stable = self.state.release(stable).filter(|stable| !self.is_live(&stable.id)).cloned()?;
+        let stable = self.state.release(stable).filter(|stable| !self.is_live(&stable.id) && !Mutant::NoWayBack.lives()).cloned()?;
         self.want_running(&stable, Lane::Forward);
         Some(Reason::NotReady { what: format!("{stable} has no member that can serve") })
     }
@@ -117,6 +118,7 @@ impl Machine {
 
     pub(super) fn start_judging(&mut self, start: StageStart) {
         self.judgement = None;
+        self.look.outdated = self.look.in_flight.is_some();
         if let Some(judge) = &mut self.judge {
             judge.begin_stage(start);
         }
@@ -133,6 +135,9 @@ impl Machine {
         let judging = advancing.step == StageStep::Judging;
         match self.verdict() {
             Some(Verdict::Breach(reason)) => return self.breach(reason),
+            Some(Verdict::Inconclusive(reason @ Reason::SharedCause { .. })) if judging && Mutant::SharedCauseReverts.lives() => {
+                return self.breach(reason);
+            }
             Some(Verdict::Inconclusive(Reason::SharedCause { objective, counts })) if judging => {
                 return self.retreat(advancing, Reason::SharedCause { objective, counts });
             }
@@ -142,7 +147,7 @@ impl Machine {
         let passed = judging
             && match stage.gate {
                 Gate::Health => self.is_ready(candidate),
-                Gate::Judge => self.verdict() == Some(Verdict::Pass),
+                Gate::Judge => self.verdict() == Some(Verdict::Pass) || Mutant::WallClockBake.lives() && self.baked_by_the_wall(stage),
             };
         if passed {
             return self.next_stage(advancing);
@@ -152,6 +157,12 @@ impl Machine {
             return self.deadline(advancing);
         }
         false
+    }
+
+    /// What [`Mutant::WallClockBake`] goes by.
+    fn baked_by_the_wall(&self, stage: Stage) -> bool {
+        let since = self.trial().map_or(self.now.wall, |trial| trial.since.wall);
+        self.now.wall.duration_since(since).as_millis() >= i128::from(stage.bake.millis())
     }
 
     /// Nothing moves; a person hears of it when that lasts without data.
@@ -192,11 +203,11 @@ impl Machine {
             return false;
         }
         self.decide(Decision::Advance, Reason::Healthy {}, format!("stage {} passed", advancing.stage + 1));
-        self.start_stage(advancing.stage + 1)
+        self.start_stage(advancing.stage + if Mutant::StageSkipped.lives() { 2 } else { 1 })
     }
 
     fn deadline(&mut self, advancing: &Advancing) -> bool {
-        let Some(trial) = self.trial() else { return false };
+        let Some(trial) = self.trial().filter(|_| !Mutant::DeadlineForgotten.lives()) else { return false };
         let by_default = if trial.request.actor.is_human() { OnDeadline::Wait } else { OnDeadline::Revert };
         let action = trial.plan.on_deadline.unwrap_or(by_default);
         let missing = self.waiting.as_ref().map_or_else(|| "no verdict".to_owned(), ToString::to_string);
@@ -215,7 +226,7 @@ impl Machine {
 
     /// The attempt ends without blame: traffic to stable, members stopped, and it may be tried again.
     fn give_up(&mut self, advancing: &Advancing, reason: Reason) -> bool {
-        let Some(stable) = self.state.stable.clone().filter(|stable| self.is_live(stable)) else {
+        let Some(stable) = self.state.stable.clone().filter(|stable| self.takes_back(stable)) else {
             return self.wait_longer(advancing, reason);
         };
         self.page(reason.clone());
@@ -237,7 +248,7 @@ impl Machine {
     fn retreat(&mut self, advancing: &Advancing, reason: Reason) -> bool {
         let Reason::SharedCause { objective, .. } = &reason else { return false };
         let objective = objective.clone();
-        let Some(stable) = self.state.stable.clone().filter(|stable| self.is_live(stable)) else {
+        let Some(stable) = self.state.stable.clone().filter(|stable| self.takes_back(stable)) else {
             // Without a live stable there is nowhere to go: wait, and a person knows.
             if !matches!(self.waiting, Some(Reason::SharedCause { .. })) {
                 self.page(reason.clone());

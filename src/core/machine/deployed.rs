@@ -6,6 +6,7 @@ use super::{Answer, Machine};
 use crate::core::actor::ActorKind;
 use crate::core::input::Deployed;
 use crate::core::judge::{Judge, Tape};
+use crate::core::mutant::Mutant;
 use crate::core::plan::Plan;
 use crate::core::reason::Reason;
 use crate::core::record::Decision;
@@ -63,7 +64,9 @@ impl Machine {
         }
         match self.state.phase.kind() {
             // Nobody but a person supersedes a revert until it is held.
-            PhaseKind::Reverting | PhaseKind::Recovering => (!actor.is_human()).then_some(Reason::Busy {}),
+            PhaseKind::Reverting | PhaseKind::Recovering => {
+                (!actor.is_human() && !Mutant::AgentSupersedes.lives()).then_some(Reason::Busy {})
+            }
             PhaseKind::Stuck => Some(Reason::Held {}),
             PhaseKind::Idle | PhaseKind::Refused | PhaseKind::Reverted | PhaseKind::Admitting | PhaseKind::AwaitingApproval => None,
             PhaseKind::Advancing | PhaseKind::Promoting | PhaseKind::Watching => {
@@ -84,7 +87,7 @@ impl Machine {
         }
         let same = |other: &Release| other.has_images_of(release);
         let vouched = ledger.records().iter().any(|record| ledger.is_known_good(&record.release.id) && same(&record.release));
-        if human || vouched {
+        if human || vouched || Mutant::QuarantineShakenOff.lives() {
             return None;
         }
         ledger.records().iter().find(|record| record.quarantined && same(&record.release)).map(|record| record.release.to_string())
@@ -114,7 +117,7 @@ impl Machine {
     fn admit(&mut self, deployed: Deployed) {
         let Deployed { release, request } = deployed;
         let superseded = self.supersede(&release);
-        self.state.generation += 1;
+        self.state.generation += u64::from(!Mutant::SameGeneration.lives());
         if !request.actor.is_human() {
             self.state.deployments.push((request.who().to_owned(), self.now.mono));
         }
@@ -122,7 +125,8 @@ impl Machine {
         let mut plan = Plan::compile(&spec);
         self.state.ledger.entry(self.now, &release);
         self.ledger_changed.insert(release.id.clone());
-        let carried = superseded.filter(|(old, _)| old.has_images_of(&release)).and_then(|(_, judge)| judge);
+        let carried =
+            superseded.filter(|(old, _)| old.has_images_of(&release) && !Mutant::EvidenceDropped.lives()).and_then(|(_, judge)| judge);
         if carried.is_some() {
             // Nor does it buy another warm-up: whoever touches it more often than that would never be judged.
             plan.warm_up = Span::default();
@@ -189,7 +193,7 @@ impl Machine {
         let old = self.state.candidate()?.clone();
         let checkpoint = self.judge.as_ref().map(Judge::checkpoint);
         self.decide(Decision::Refuse, Reason::Superseded { release: newer.to_string() }, "superseded");
-        if let Some(stable) = self.state.stable.clone().filter(|stable| self.is_live(stable)) {
+        if let Some(stable) = self.state.stable.clone().filter(|stable| self.takes_back(stable)) {
             self.want_safe_weights(&stable);
         }
         if old.id != newer.id && self.state.stable.as_ref() != Some(&old.id) {

@@ -25,6 +25,7 @@ use super::actor::Request;
 use super::input::{Alerted, Arm, ArmHealth, Input, Looked, Observed, Scope};
 use super::invariant::{self, Invariant};
 use super::judge::{Judge, Judgement, Tape};
+use super::mutant::Mutant;
 use super::policy::Policy;
 use super::reason::{Reason, Verdict};
 use super::record::{Decision, Event, Record};
@@ -70,8 +71,6 @@ pub struct Machine {
     look: Look,
     proof: resting::Proof,
     waiting: Option<Reason>,
-    // What was left to people while disarmed, by code: each is paged once.
-    left_to_people: BTreeSet<&'static str>,
     // Since when a stable release that was found, and is not known good yet, is healthy.
     healthy_since: Option<Mono>,
     answer: Option<Answer>,
@@ -89,6 +88,8 @@ pub struct Machine {
 #[derive(Debug, Clone, Default)]
 struct Look {
     in_flight: Option<(EffectId, Mono)>,
+    // The look in flight was asked for before the stage began: what it brings would begin the stage in the past.
+    outdated: bool,
     next: Mono,
     count: u32,
 }
@@ -96,6 +97,9 @@ struct Look {
 impl Machine {
     /// A machine that goes on from what was committed.
     pub fn restore(guard: Guard, policy: Policy, mut state: State) -> Self {
+        if Mutant::TasksForgotten.lives() {
+            state.tasks.clear();
+        }
         // What was admitted under the document of today shares it.
         if let Some(trial) = &mut state.trial
             && trial.spec == guard.spec
@@ -117,7 +121,6 @@ impl Machine {
             look: Look::default(),
             proof: resting::Proof::default(),
             waiting: None,
-            left_to_people: BTreeSet::new(),
             healthy_since: None,
             answer: None,
             awake: None,
@@ -135,6 +138,9 @@ impl Machine {
     pub fn handle(&mut self, now: Now, input: Input) {
         // A clock that went back is not believed.
         self.now = Now { wall: now.wall, mono: now.mono.max(self.now.mono) };
+        if Mutant::WallClockDeadline.lives() {
+            self.now.mono = Mono(now.wall.as_millisecond().unsigned_abs());
+        }
         self.wake_up();
         let before = self.records.len();
         let was_dirty = std::mem::take(&mut self.dirty);
@@ -367,6 +373,11 @@ impl Machine {
         self.health(id).is_some_and(|health| health.ready > 0 && health.wanted > 0)
     }
 
+    /// Whether traffic may go back to `id`: it can serve, and nobody took it out.
+    fn takes_back(&self, id: &ReleaseId) -> bool {
+        self.is_live(id) && !self.state.ledger.is_quarantined(id)
+    }
+
     fn observe(&mut self, observed: Observed) {
         self.observed = observed;
     }
@@ -431,7 +442,7 @@ impl Machine {
         }
         let changed = std::mem::take(&mut self.ledger_changed);
         let ledger = changed.iter().filter_map(|id| self.state.ledger.get(id)).cloned().collect();
-        Commit { expected, state: Box::new(self.state.clone()), records: std::mem::take(&mut self.records), ledger }
+        Commit { expected, state: Arc::new(self.state.clone()), records: std::mem::take(&mut self.records), ledger }
     }
 
     fn drain(&mut self) -> Effect {
@@ -477,7 +488,7 @@ impl Machine {
             && self.now.mono >= until
         {
             // The answer got lost; the judge learns nothing from that.
-            self.look.in_flight = None;
+            (self.look.in_flight, self.look.outdated) = (None, false);
         }
         if !self.wants_look() || self.look.in_flight.is_some() || self.now.mono < self.look.next {
             return;
@@ -522,6 +533,9 @@ impl Machine {
 
     fn looked(&mut self, looked: &Looked) {
         self.look.in_flight = None;
+        if std::mem::take(&mut self.look.outdated) {
+            return;
+        }
         let Some(judge) = &mut self.judge else { return };
         let closed = judge.look(looked);
         self.judgement = Some(judge.verdict());
@@ -551,6 +565,9 @@ impl Machine {
             "firing".into()
         } else {
             self.state.alerts.remove(&alerted.fingerprint);
+            if Mutant::ResolvedUndoes.lives() && self.state.phase.kind() == PhaseKind::Reverting {
+                self.enter(Phase::Idle);
+            }
             "ended".into()
         }
     }
@@ -563,7 +580,7 @@ impl Machine {
             self.page(Reason::DisarmExpired {});
         }
         if self.state.overlays.disarmed_until.is_none() {
-            self.left_to_people.clear();
+            self.state.overlays.left_to_people.clear();
         }
         let hour = Duration::from_hours(1);
         self.state.restores.retain(|at| now.since(*at) < hour);
@@ -575,10 +592,10 @@ impl Machine {
     /// Why no forward step may be taken now, whatever the judge says.
     fn blocked(&self) -> Option<Reason> {
         let overlays = &self.state.overlays;
-        if overlays.frozen.is_some() || overlays.frozen_around {
+        if (overlays.frozen.is_some() || overlays.frozen_around) && !Mutant::FreezeIgnored.lives() {
             return Some(Reason::Frozen {});
         }
-        if overlays.paused.is_some() {
+        if overlays.paused.is_some() && !Mutant::PauseIgnored.lives() {
             return Some(Reason::Paused {});
         }
         if self.halted.is_some() {
@@ -595,12 +612,13 @@ impl Machine {
             Some(readiness) if readiness.target == target => readiness.missing.as_ref().map(ToString::to_string),
             _ => target.map(|target| format!("the evidence of {} is being read", self.state.name(&target))),
         };
-        missing.filter(|_| agent).map(|what| Reason::NotReady { what })
+        missing.filter(|_| agent && !Mutant::ReadinessIgnored.lives()).map(|what| Reason::NotReady { what })
     }
 
     /// The limits that bind the attempt under way: a looser policy never binds it, a tighter one does at once.
     pub fn limits(&self) -> Policy {
         match &self.state.trial {
+            Some(_) if Mutant::LooserPolicyBinds.lives() => self.policy.clone(),
             Some(trial) if self.state.candidate().is_some() || self.state.phase.revert().is_some() => trial.policy.tighter(&self.policy),
             _ => self.policy.clone(),
         }

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::Machine;
 use crate::core::judge::StageStart;
+use crate::core::mutant::Mutant;
 use crate::core::reason::{Reason, Verdict};
 use crate::core::record::Decision;
+use crate::core::spec::Percent;
 use crate::core::state::{Key, Phase};
 use crate::core::time::Span;
 use crate::core::work::Lane;
@@ -22,7 +24,8 @@ impl Machine {
         if let Some(Verdict::Breach(reason)) = self.verdict() {
             return self.breach(reason);
         }
-        let weights = self.weights_of(&candidate.id, plan.holdback.rest());
+        let share = if Mutant::HoldbackIgnored.lives() { Percent::FULL } else { plan.holdback.rest() };
+        let weights = self.weights_of(&candidate.id, share);
         if !plan.drives {
             self.state.weights.clone_from(&weights);
         } else if !self.weights_in_place(&weights) {

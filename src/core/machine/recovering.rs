@@ -2,6 +2,7 @@
 
 use super::Machine;
 use crate::core::judge::{Config, Judge, StageStart};
+use crate::core::mutant::Mutant;
 use crate::core::reason::Reason;
 use crate::core::record::Decision;
 use crate::core::spec::Percent;
@@ -27,7 +28,7 @@ impl Machine {
     pub(super) fn recovering(&mut self) -> bool {
         let Phase::Recovering(revert) = self.state.phase.clone() else { return false };
         let late = self.now.mono >= self.time_for(&revert);
-        match self.objectives_hold() {
+        match self.objectives_hold().or(Mutant::RecoveredUnseen.lives().then_some(true)) {
             Some(true) => self.recovered(revert),
             Some(false) if late => self.stuck(Reason::NotRecovered { what: "the objectives do not hold after the revert".into() }),
             None if late && self.serving().is_none_or(|serving| !self.is_live(&serving)) => {

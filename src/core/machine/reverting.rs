@@ -10,6 +10,7 @@ use crate::core::actor::Request;
 use crate::core::attest::TARGET_AGE;
 use crate::core::input::Parts;
 use crate::core::ledger::Standing;
+use crate::core::mutant::Mutant;
 use crate::core::reason::Reason;
 use crate::core::record::Decision;
 use crate::core::release::{Release, ReleaseId};
@@ -37,9 +38,9 @@ pub(super) struct Asked {
 impl Machine {
     /// A breach: back, unless people keep that to themselves.
     pub(super) fn breach(&mut self, reason: Reason) -> bool {
-        if self.is_disarmed() {
+        if self.is_disarmed() && !Mutant::DisarmIgnored.lives() {
             let disarmed = Reason::Disarmed { instead_of: reason.to_string() };
-            if self.left_to_people.insert(reason.code()) {
+            if self.state.overlays.left_to_people.insert(reason.code().to_owned()) {
                 self.page(disarmed.clone());
             }
             self.waiting = Some(disarmed);
@@ -84,9 +85,17 @@ impl Machine {
         // Forward orders of this attempt are void before the first of the revert is given.
         let moves = |key: &Key| matches!(key, Key::Release | Key::Weights | Key::Arm(_));
         let of_attempt = |task: &Task| matches!(task.effect.fence, Fence::Generation(_)) && task.effect.lane == Lane::Forward;
-        let void: Vec<Key> =
-            self.state.tasks.iter().filter(|(key, task)| moves(key) && of_attempt(task)).map(|(key, _)| key.clone()).collect();
-        for key in &void {
+        // So is what would still put the release under revert in place: it may be stable, and its own order not done yet.
+        let under = revert.under.as_ref().filter(|_| revert.parts == Parts::All).map(|release| &release.id);
+        let of_under = |task: &Task| matches!(&task.effect.action, Action::EnsureRelease { release } if Some(&release.id) == under);
+        let void: Vec<Key> = self
+            .state
+            .tasks
+            .iter()
+            .filter(|(key, task)| moves(key) && (of_attempt(task) || of_under(task)))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in void.iter().filter(|_| !Mutant::WeightAfterBreach.lives()) {
             self.unwant(key);
         }
         self.state.phase = Phase::Reverting(revert.clone());
@@ -142,7 +151,7 @@ impl Machine {
     fn want_traffic_back(&mut self) {
         let under = self.revert().and_then(|revert| revert.under.as_ref()).map(|release| release.id.clone());
         let stable = self.state.stable.clone().filter(|stable| Some(stable) != under.as_ref());
-        if let Some(stable) = stable.filter(|stable| self.is_live(stable)) {
+        if let Some(stable) = stable.filter(|stable| self.takes_back(stable)) {
             self.want_safe_weights(&stable);
         }
     }
@@ -155,14 +164,16 @@ impl Machine {
         let now = self.now;
         let on_trial = self.trial().is_some_and(|trial| trial.candidate.id == under.id);
         let record = self.state.ledger.entry(now, &under);
-        record.quarantined = true;
+        record.quarantined = !Mutant::QuarantineForgotten.lives();
         if on_trial && record.standing == Standing::Unproven {
             record.standing = Standing::Bad;
         }
         record.since = now;
         revert.reason.code().clone_into(&mut record.why);
         self.ledger_changed.insert(under.id);
-        self.want_hold();
+        if !Mutant::HoldNotWritten.lives() {
+            self.want_hold();
+        }
     }
 
     /// Somebody said no to it before it got traffic.
@@ -205,7 +216,7 @@ impl Machine {
             return;
         };
         self.set_target(Target::Verifying(next.id.clone()));
-        if revert.break_glass {
+        if revert.break_glass || Mutant::TargetUnverified.lives() {
             self.verified_for_revert(&next, None);
         } else {
             self.want_verify(&next, EvidenceFrom::Store, Lane::Revert);
@@ -261,11 +272,11 @@ impl Machine {
         let breaching = self.scope.breaching + 1;
         let wave = self.scope.watched.div_ceil(10).max(3);
         let limits = self.limits();
-        if limits.breaker && breaching >= wave {
+        if limits.breaker && breaching >= wave && !Mutant::BreakerIgnored.lives() {
             return Some(Reason::BreakerOpen { breaching, watched: self.scope.watched });
         }
         let restores = u32::try_from(self.state.restores.len()).unwrap_or(u32::MAX);
-        (restores >= limits.restores_per_hour).then_some(Reason::RestoreQuota { restores })
+        (restores >= limits.restores_per_hour && !Mutant::QuotaIgnored.lives()).then_some(Reason::RestoreQuota { restores })
     }
 
     // ------------------------------------------------------------------------------------------------ progress

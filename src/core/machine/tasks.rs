@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Machine;
 use crate::core::backoff;
 use crate::core::input::{Observation, Outcome};
+use crate::core::mutant::Mutant;
 use crate::core::reason::Reason;
 use crate::core::record::{Decision, Event};
 use crate::core::release::{Release, ReleaseId};
@@ -25,6 +26,9 @@ const TARGET_WITHIN: Duration = Duration::from_secs(40);
 const PROOF_TRY_WITHIN: Duration = Duration::from_secs(3);
 /// The same effect is not done again sooner, whatever the world says of itself.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// What is said of an effect that was tried for too long, once.
+const LATE: &str = "not done in time: ";
 
 /// A try under way. Memory only.
 #[derive(Debug, Clone)]
@@ -205,6 +209,9 @@ impl Machine {
     /// Tries again what got no answer.
     pub(super) fn expire_flights(&mut self) {
         let now = self.now.mono;
+        if Mutant::LostIsLost.lives() {
+            return;
+        }
         let lost: Vec<(EffectId, Key)> =
             self.in_flight.iter().filter(|(_, flight)| now >= flight.until).map(|(id, flight)| (*id, flight.key.clone())).collect();
         for (id, key) in lost {
@@ -237,6 +244,14 @@ impl Machine {
                 self.done(&key, &task.effect, observed);
                 format!("{name}: done{}", if changed { "" } else { ", nothing to change" })
             }
+            Outcome::Transient { .. } if matches!(key, Key::Notice(_)) && Mutant::NoticeDropped.lives() => {
+                self.state.tasks.remove(&key);
+                "dropped".into()
+            }
+            Outcome::Transient { .. } if self.still_serves(&task) => {
+                self.state.tasks.remove(&key);
+                format!("{name}: it serves, and nothing is to take over")
+            }
             Outcome::Transient { what, retry_after } => {
                 let wait = retry_after.map_or_else(|| backoff::wait(task.attempts + 1), Duration::from);
                 self.try_again(&key, wait, &what);
@@ -262,6 +277,18 @@ impl Machine {
     /// What this attempt still wants from an earlier one, such as the end of members, goes on under its own generation.
     fn fence_anew(&mut self, key: &Key) {
         let generation = self.state.generation;
+        if let (Some(task), Some(stable)) = (self.state.tasks.get_mut(key), &self.state.stable)
+            && let (Fence::Stable(of), Action::EnsureArm { release, present: false }) = (&task.effect.fence, &task.effect.action)
+            && of != stable
+        {
+            // Another release is stable by now. It is not stopped; the members of others still are.
+            if release.id == *stable {
+                self.state.tasks.remove(key);
+            } else {
+                task.effect.fence = Fence::Stable(stable.clone());
+            }
+            return;
+        }
         if let Some(task) = self.state.tasks.get_mut(key)
             && matches!(task.effect.fence, Fence::Generation(of) if of < generation)
         {
@@ -269,9 +296,21 @@ impl Machine {
         }
     }
 
+    /// Whether members that were to stop have requests which nothing is to take over: an order for other shares was given up
+    /// before the router had it. Who serves is not stopped.
+    fn still_serves(&self, task: &Task) -> bool {
+        let Action::EnsureArm { release, present: false } = &task.effect.action else { return false };
+        let share = self.observed.weights.get(&release.id).copied().unwrap_or(Percent::ZERO);
+        task.attempts >= 3 && share > Percent::ZERO && !self.state.tasks.contains_key(&Key::Weights)
+    }
+
     fn try_again(&mut self, key: &Key, wait: Duration, what: &str) {
         let now = self.now.mono;
         if let Some(task) = self.state.tasks.get_mut(key) {
+            if Mutant::RetryAtOnce.lives() {
+                task.not_before = now;
+                return;
+            }
             task.attempts += 1;
             // Even an unknown outcome waits after a few tries: nothing spins.
             let wait = if task.attempts > 3 { wait.max(backoff::wait(task.attempts)) } else { wait };
@@ -347,6 +386,7 @@ impl Machine {
             .collect();
         for (key, task) in late {
             let what = task.trouble.clone().unwrap_or_else(|| "no answer".into());
+            let what = what.trim_start_matches(LATE).to_owned();
             self.in_flight.remove(&task.effect.id);
             match &task.effect.action {
                 Action::Verify { .. } => self.failed(&key, &task, &format!("not verified in time: {what}")),
@@ -355,7 +395,7 @@ impl Machine {
                 _ => {
                     let task = Task { attempts: 0, ..task };
                     self.extend(&key, now);
-                    self.failed(&key, &task, &format!("not done in time: {what}"));
+                    self.failed(&key, &task, &format!("{LATE}{what}"));
                 }
             }
         }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::core::actor::{Actor, ActorKind};
 use crate::core::input::Verb;
+use crate::core::mutant::Mutant;
 use crate::core::state::PhaseKind;
 
 /// The kinds of verbs.
@@ -71,6 +72,7 @@ impl VerbKind {
         use PhaseKind as P;
         match (self, phase) {
             (Self::Revert, P::Admitting | P::AwaitingApproval) => Meaning::Cancel,
+            (Self::Revert, P::Promoting) if Mutant::PersonWaits.lives() => Meaning::Attach,
             (Self::Revert, P::Reverting | P::Recovering | P::Reverted) => Meaning::Attach,
             (Self::Revert, P::Stuck) => Meaning::Retry,
             (Self::Revert, P::Idle | P::Refused | P::Advancing | P::Promoting | P::Watching) => Meaning::Begin,
@@ -91,6 +93,7 @@ impl VerbKind {
         match self {
             Self::Revert | Self::Pause | Self::Freeze => Ok(()),
             Self::Arm if actor.kind != ActorKind::Unknown => Ok(()),
+            Self::Lift if Mutant::AgentsLift.lives() => Ok(()),
             Self::Lift | Self::Resume | Self::Promote | Self::Approve | Self::Thaw | Self::Disarm | Self::Arm | Self::Adopt => {
                 if actor.is_human() { Ok(()) } else { Err(format!("`{}` needs a person; this is {actor}", self.name())) }
             }

@@ -50,11 +50,14 @@ impl Machine {
         let now = self.now;
         let record = self.state.ledger.entry(now, release);
         record.standing = Standing::KnownGood;
-        record.quarantined = false;
+        let held = std::mem::take(&mut record.quarantined);
         record.since = now;
         record.last_good = Some(now);
         reason.code().clone_into(&mut record.why);
         self.ledger_changed.insert(release.id.clone());
+        if held {
+            self.want_hold();
+        }
         self.decide(Decision::KnownGood, reason.clone(), format!("{release} is known good"));
     }
 

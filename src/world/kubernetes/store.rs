@@ -198,7 +198,7 @@ impl Store {
         let mut state = status.state.as_deref().map(status::decode).transpose().map_err(unreadable)?;
         for one in self.0.local.spooled().into_iter().filter(|one| one.key == key) {
             if one.commit.expected == state.as_ref().map_or(0, |state| state.revision) {
-                state = Some(*one.commit.state);
+                state = Some(State::clone(&one.commit.state));
             }
         }
         let kept = self.0.records.list(&self.0.public, &workload).await?;

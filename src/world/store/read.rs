@@ -1,5 +1,7 @@
 //! Reads: each on a connection of its own, never behind the writer.
 
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{BUSY, EvidenceError, Store, Unavailable, commit, evidence, lock, schema};
@@ -97,7 +99,7 @@ impl Store {
         let mut state: Option<State> = row.map(|bytes| serde_json::from_slice(&bytes)).transpose().map_err(unreadable)?;
         for one in self.spooled().into_iter().filter(|one| one.key == key) {
             if one.commit.expected == state.as_ref().map_or(0, |state| state.revision) {
-                state = Some(*one.commit.state);
+                state = Some(Arc::unwrap_or_clone(one.commit.state));
             }
         }
         Ok(state)
