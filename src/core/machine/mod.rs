@@ -72,8 +72,8 @@ pub struct Machine {
     // What was left to people while disarmed, by code: each is paged once.
     left_to_people: BTreeSet<&'static str>,
     answer: Option<Answer>,
-    // When this machine first heard of anything: what was due while no controller ran gets its time from here.
-    awake: Option<Mono>,
+    // Whether this machine has heard of anything yet: what was due while no controller ran gets its time from then.
+    awake: bool,
     // What the next commit carries.
     records: Vec<Record>,
     ledger_changed: BTreeSet<ReleaseId>,
@@ -116,7 +116,7 @@ impl Machine {
             waiting: None,
             left_to_people: BTreeSet::new(),
             answer: None,
-            awake: None,
+            awake: false,
             records: Vec::new(),
             ledger_changed: BTreeSet::new(),
             ordinal: 0,
@@ -275,7 +275,7 @@ impl Machine {
             Phase::Admitting { until } | Phase::AwaitingApproval { until } => Some(*until),
             Phase::Advancing(advancing) => self.stage_deadline(advancing),
             Phase::Watching { since } => Some(self.watch_deadline(*since)),
-            Phase::Reverting(revert) | Phase::Recovering(revert) => Some(self.time_for(revert)),
+            Phase::Reverting(revert) | Phase::Recovering(revert) => Some(revert.until),
             Phase::Promoting { since } => Some(since.after(promoting::PROMOTE_WITHIN)),
             Phase::Idle | Phase::Refused { .. } | Phase::Reverted(_) | Phase::Stuck { .. } => None,
         };

@@ -26,7 +26,7 @@ impl Machine {
 
     pub(super) fn recovering(&mut self) -> bool {
         let Phase::Recovering(revert) = self.state.phase.clone() else { return false };
-        let late = self.now.mono >= self.time_for(&revert);
+        let late = self.now.mono >= revert.until;
         match self.objectives_hold() {
             Some(true) => self.recovered(revert),
             Some(false) if late => self.stuck(Reason::NotRecovered { what: "the objectives do not hold after the revert".into() }),
