@@ -2,13 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
+use tokio::sync::mpsc::error::{SendTimeoutError, TrySendError};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::core::input::Input;
 use crate::core::machine::Answer;
 use crate::core::preview::{RevertPlan, View};
 use crate::core::record::Record;
+
+/// How long a fact may wait for room in a rollout's line.
+const TURN_WITHIN: Duration = Duration::from_secs(5);
 
 /// A fact for one rollout, with whoever waits for the answer.
 #[derive(Debug)]
@@ -87,7 +92,12 @@ impl Handle {
     pub async fn ask(&self, key: &str, input: Input) -> Result<Answer, SendError> {
         let line = self.line(key).ok_or_else(|| SendError::Unknown(key.to_owned()))?;
         let (answer, answered) = oneshot::channel();
-        line.urgent.try_send(Message { input, answer: Some(answer) }).map_err(|error| refused(&error, key))?;
+        // In turn: whoever floods the line waits like everybody else, and turns nobody away.
+        let sent = line.urgent.send_timeout(Message { input, answer: Some(answer) }, TURN_WITHIN).await;
+        sent.map_err(|error| match error {
+            SendTimeoutError::Timeout(_) => SendError::Busy(key.to_owned()),
+            SendTimeoutError::Closed(_) => SendError::Gone(key.to_owned()),
+        })?;
         answered.await.map_err(|_| SendError::Gone(key.to_owned()))
     }
 
@@ -118,9 +128,9 @@ impl Default for Handle {
     }
 }
 
-fn refused(error: &mpsc::error::TrySendError<Message>, key: &str) -> SendError {
+fn refused(error: &TrySendError<Message>, key: &str) -> SendError {
     match error {
-        mpsc::error::TrySendError::Full(_) => SendError::Busy(key.to_owned()),
-        mpsc::error::TrySendError::Closed(_) => SendError::Gone(key.to_owned()),
+        TrySendError::Full(_) => SendError::Busy(key.to_owned()),
+        TrySendError::Closed(_) => SendError::Gone(key.to_owned()),
     }
 }

@@ -15,19 +15,18 @@ fn mirrored(image: &str, touch: u32) -> Release {
 
 #[test]
 fn another_name_for_the_same_image_does_not_shake_evidence_off() {
-    let mut life = house_of_two();
-    // Slow enough that twenty seconds are not enough to find out.
-    life.world.truth.rate = 30;
-    spoil(&mut life, &v(3), 0.05);
-    for touch in 0..60 {
-        life.deployed(&mirrored("v3", touch), agent("bot"));
-        life.run(16);
-        if life.state().last_revert.is_some() {
-            break;
-        }
-    }
-    fine(&life);
-    assert!(life.state().last_revert.is_some(), "never reverted");
+    let evidence_after = |newer: Release| {
+        let mut life = house_of_two();
+        spoil(&mut life, &v(3), 0.03);
+        accepted(life.deployed(&v(3), agent("bot")));
+        assert!(life.until(60, |life| weight(life, &v(3)) == 0.2));
+        life.run(6);
+        accepted(life.deployed(&newer, agent("bot")));
+        life.state().trial.unwrap().judge.expect("evidence is in the committed state")
+    };
+    let touched = evidence_after(release("v3", 1));
+    assert_eq!(evidence_after(mirrored("v3", 1)), touched);
+    assert_ne!(evidence_after(release("v4", 1)), touched);
 }
 
 #[test]
@@ -113,4 +112,30 @@ fn who_freezes_everything_is_on_the_record_and_nobody_else() {
         life.world.log.iter().filter(|record| matches!(&record.event, Event::Input(input) if matches!(**input, Input::ScopeChanged(_))));
     let by: Vec<Option<&str>> = around.map(|record| record.request.as_ref().map(|by| by.actor.principal.as_str())).collect();
     assert_eq!(by, [Some("ann"), Some("bob"), Some("eve"), None]);
+}
+
+#[tokio::test]
+async fn a_full_line_turns_nobody_away() {
+    use backstop::core::input::Observed;
+    use backstop::core::preview::{RevertPlan, View};
+    use backstop::core::state::State;
+    use backstop::shell::handle::{Handle, Line, Message, SendError};
+    use tokio::sync::{mpsc, watch};
+
+    let key = "shop/checkout";
+    let (state, observed) = (State::new(), Observed::default());
+    let plan = RevertPlan::of(key, "uid", &guard(house::canary()).spec, &state, &observed);
+    let handle = Handle::new();
+    let (urgent, mut arrives) = mpsc::channel::<Message>(1);
+    handle.connect(key.into(), Line { urgent, view: watch::channel(Arc::new((View::of_state(key, &state, &observed), plan))).1 });
+    handle.tell(key, Input::Woke).unwrap();
+    assert_eq!(handle.tell(key, Input::Woke), Err(SendError::Busy(key.into())));
+    let taken = async {
+        while let Some(message) = arrives.recv().await {
+            let Some(answer) = message.answer else { continue };
+            return answer.send(Answer { accepted: true, reason: Reason::Accepted {}, revert: None }).unwrap();
+        }
+    };
+    let (answer, ()) = tokio::join!(handle.ask(key, Input::Woke), taken);
+    assert!(answer.unwrap().accepted);
 }

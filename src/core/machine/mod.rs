@@ -74,8 +74,8 @@ pub struct Machine {
     // Since when a stable release that was found, and is not known good yet, is healthy.
     healthy_since: Option<Mono>,
     answer: Option<Answer>,
-    // When this machine first heard of anything: what was due while no controller ran gets its time from here.
-    awake: Option<Mono>,
+    // Whether this machine has heard of anything yet: what was due while no controller ran gets its time from then.
+    awake: bool,
     // What the next commit carries.
     records: Vec<Record>,
     ledger_changed: BTreeSet<ReleaseId>,
@@ -123,7 +123,7 @@ impl Machine {
             waiting: None,
             healthy_since: None,
             answer: None,
-            awake: None,
+            awake: false,
             records: Vec::new(),
             ledger_changed: BTreeSet::new(),
             ordinal: 0,
@@ -287,7 +287,7 @@ impl Machine {
             Phase::Admitting { until } | Phase::AwaitingApproval { until } => Some(*until),
             Phase::Advancing(advancing) => self.stage_deadline(advancing),
             Phase::Watching { since } => Some(self.watch_deadline(*since)),
-            Phase::Reverting(revert) | Phase::Recovering(revert) => Some(self.time_for(revert)),
+            Phase::Reverting(revert) | Phase::Recovering(revert) => Some(revert.until),
             Phase::Promoting { since } => Some(since.after(promoting::PROMOTE_WITHIN)),
             Phase::Idle | Phase::Refused { .. } | Phase::Reverted(_) | Phase::Stuck { .. } => None,
         };

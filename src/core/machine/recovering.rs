@@ -27,7 +27,7 @@ impl Machine {
 
     pub(super) fn recovering(&mut self) -> bool {
         let Phase::Recovering(revert) = self.state.phase.clone() else { return false };
-        let late = self.now.mono >= self.time_for(&revert);
+        let late = self.now.mono >= revert.until;
         match self.objectives_hold().or(Mutant::RecoveredUnseen.lives().then_some(true)) {
             Some(true) => self.recovered(revert),
             Some(false) if late => self.stuck(Reason::NotRecovered { what: "the objectives do not hold after the revert".into() }),

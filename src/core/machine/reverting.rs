@@ -16,13 +16,12 @@ use crate::core::record::Decision;
 use crate::core::release::{Release, ReleaseId};
 use crate::core::spec::{Percent, Restore};
 use crate::core::state::{Key, Phase, PhaseKind, Revert, Target, Task, revert_id};
-use crate::core::time::Mono;
 use crate::core::work::{Action, EvidenceFrom, Fence, Lane};
 
 /// How long a revert may take until a person is paged.
 pub(super) const REVERT_WITHIN: Duration = Duration::from_mins(5);
 /// How long a revert is tried at least after a controller started.
-const AWAKE_FOR: Duration = Duration::from_mins(1);
+pub(super) const AWAKE_FOR: Duration = Duration::from_mins(1);
 /// How many known-good releases are tried.
 pub(super) const TARGETS_MAX: usize = 5;
 
@@ -327,17 +326,11 @@ impl Machine {
             }
             _ => {}
         }
-        if self.now.mono >= self.time_for(&revert) {
+        if self.now.mono >= revert.until {
             let what = self.open_ends();
             return self.stuck(Reason::NotRecovered { what });
         }
         false
-    }
-
-    /// When a revert is given up. One whose time passed while no controller ran gets enough to be tried, or judged.
-    pub(super) fn time_for(&self, revert: &Revert) -> Mono {
-        let least = AWAKE_FOR.max(self.guard.interval.0 * 6);
-        self.awake.map_or(revert.until, |awake| revert.until.max(awake.after(least)))
     }
 
     /// A target whose members cannot start is passed over like one that does not verify.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Machine;
+use super::reverting::AWAKE_FOR;
 use crate::core::backoff;
 use crate::core::input::{Observation, Outcome};
 use crate::core::mutant::Mutant;
@@ -11,7 +12,7 @@ use crate::core::reason::Reason;
 use crate::core::record::{Decision, Event};
 use crate::core::release::{Release, ReleaseId};
 use crate::core::spec::Percent;
-use crate::core::state::{Key, PhaseKind, Task};
+use crate::core::state::{Key, Phase, PhaseKind, Task};
 use crate::core::time::Mono;
 use crate::core::work::{Action, Effect, EffectId, EvidenceFrom, Fence, Lane, Notice, Work};
 
@@ -364,11 +365,14 @@ impl Machine {
 
     /// Nothing was tried while no controller ran: what fell due then is tried for a while before it is given up.
     pub(super) fn wake_up(&mut self) {
-        if self.awake.is_some() {
+        if std::mem::replace(&mut self.awake, true) {
             return;
         }
         let now = self.now.mono;
-        self.awake = Some(now);
+        let least = now.after(AWAKE_FOR.max(self.guard.interval.0 * 6));
+        if let Phase::Reverting(revert) | Phase::Recovering(revert) = &mut self.state.phase {
+            revert.until = revert.until.max(least);
+        }
         for task in self.state.tasks.values_mut().filter(|task| task.effect.deadline <= now) {
             task.effect.deadline = now.after(TARGET_WITHIN);
         }
