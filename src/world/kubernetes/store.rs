@@ -240,6 +240,11 @@ impl Store {
                 let workload = self.workload(key)?;
                 let entry = Entry::of(record)?;
                 let signed = entry.sign(self.0.local.keys(), &workload)?;
+                // What rides in the status of this release is older, and must not be written over it.
+                if let Some(seat) = lock(&self.0.seats).get_mut(key) {
+                    seat.pending.retain(|(known, _)| known.release != entry.release);
+                    seat.pending.push((entry.clone(), signed.clone()));
+                }
                 self.0.records.apply(&workload, &entry, &signed).await
             };
             if let Err(error) = signed.await {
