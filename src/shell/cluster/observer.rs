@@ -101,6 +101,12 @@ impl Observer {
             }
         };
         self.shared.world.know_members(&self.key, seen.members);
+        // A restore replaces only a template that the machine has had its say on.
+        if let Some(Ok(release)) = seen.spec.as_ref().map(|spec| &spec.release)
+            && known.iter().any(|known| known.id == release.id)
+        {
+            self.cluster.answered(&self.key, &release.id);
+        }
         if last.as_ref() != Some(&seen.observed) {
             *last = Some(seen.observed.clone());
             ordinary.send(Input::Observed(seen.observed)).await.map_err(|_| Gone {})?;
@@ -142,6 +148,7 @@ impl Observer {
                 }
             }
         }
+        self.cluster.answered(&self.key, &release.id);
         *last = Some(release.id);
         Ok(true)
     }
