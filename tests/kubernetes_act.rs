@@ -1,17 +1,21 @@
-//! What effects make of workloads, routes and Services on a real control plane whose pods are simulated.
-
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! What backstop does to workloads and routes, on a real control plane whose pods are simulated.
 
 #[path = "bed/mod.rs"]
 mod bed;
 #[path = "cluster/mod.rs"]
 mod cluster;
 
-#[path = "kubernetes_act/bluegreen.rs"]
-mod bluegreen;
+#[path = "kubernetes_act/admission.rs"]
+mod admission;
 #[path = "kubernetes_act/canary.rs"]
 mod canary;
-#[path = "kubernetes_act/sick.rs"]
-mod sick;
-#[path = "kubernetes_act/stage.rs"]
-mod stage;
+#[path = "kubernetes_act/observe.rs"]
+mod observe;
+#[path = "kubernetes_act/rig.rs"]
+mod rig;
+#[path = "kubernetes_act/routes.rs"]
+mod routes;
+#[path = "kubernetes_act/sight.rs"]
+mod sight;
+#[path = "kubernetes_act/without_router.rs"]
+mod without_router;

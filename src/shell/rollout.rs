@@ -17,7 +17,7 @@ use crate::core::preview::{RevertPlan, View};
 use crate::core::record::{Event, Record};
 use crate::core::spec::{GuardedRollout, Metadata};
 use crate::core::state::{Guard, State};
-use crate::core::work::{Commit, Effect, EffectId, Lane};
+use crate::core::work::{Action, Commit, Effect, EffectId, Lane};
 use crate::spec::Loaded;
 use crate::world::clock::Clock;
 use crate::world::perform::{Performed, Subjects, World};
@@ -257,21 +257,25 @@ impl Rollout {
         });
     }
 
-    fn subjects(&self) -> Subjects {
+    fn subjects(&self, action: &Action) -> Subjects {
         let state = self.order.machine().state();
+        let acts = matches!(
+            action,
+            Action::EnsureArm { .. } | Action::EnsureWeights { .. } | Action::EnsureRelease { .. } | Action::EnsureHold { .. }
+        );
         Subjects {
             guard: self.guard.clone(),
             policy: self.order.machine().limits(),
             generation: state.generation,
             stable: state.stable.clone(),
             revert: state.phase.revert().map(|revert| revert.id.clone()),
-            held: state.ledger.held_images(),
+            ledger: if acts { state.ledger.records().to_vec() } else { Vec::new() },
         }
     }
 
     fn start(&mut self, effect: Effect) {
         let shared = Arc::clone(&self.shared);
-        let (subjects, clock) = (self.subjects(), self.clock);
+        let (subjects, clock) = (self.subjects(&effect.action), self.clock);
         tracing::debug!(rollout = %self.guard.key, id = %effect.id, action = effect.action.name(), "start");
         self.back.spawn(async move {
             match shared.world.perform(&subjects, &effect, clock).await {

@@ -21,6 +21,7 @@ use super::verify::{Keys, verify};
 use crate::core::attest::{Facts, ImageFacts};
 use crate::core::input::{LookFault, Looked, Observation, Outcome};
 use crate::core::judge::signal::{MatchOp, Matcher};
+use crate::core::ledger::LedgerRecord;
 use crate::core::policy::Policy;
 use crate::core::release::{Image, Release, ReleaseId};
 use crate::core::spec::{ArmsBy, Artifacts, FlagTarget};
@@ -62,8 +63,8 @@ pub struct Subjects {
     pub stable: Option<ReleaseId>,
     /// The revert under way, if any.
     pub revert: Option<String>,
-    /// The images of each quarantined release, joined by commas; without those that a known-good release has as well.
-    pub held: Vec<String>,
+    /// What is known of the workload's releases, for effects that change the workload; looks do without.
+    pub ledger: Vec<LedgerRecord>,
 }
 
 /// Where workloads run.

@@ -1,136 +1,204 @@
-//! A canary of a plain Deployment, by a route and by numbers of pods.
+//! A canary of a plain Deployment by an HTTPRoute: forward, back, and promoted.
 
 use backstop::core::input::Outcome;
+use backstop::core::ledger::Standing;
 use backstop::core::work::{Action, Fence, Lane};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::stage::{Stage, eventually, image};
-use crate::{bed, cluster};
+use crate::rig::{Rig, image};
 
-fn steps(route: serde_json::Value) -> serde_json::Value {
-    json!({"canary": {"route": route, "steps": [{"weight": "5%", "bake": "1m"}, {"weight": "50%", "bake": "1m"}]}})
+fn canary() -> Value {
+    json!({"canary": {"route": {"httpRoute": {"name": "NAME"}}, "steps": [{"weight": "5%", "bake": "2m"}, {"weight": "50%", "bake": "2m"}]}})
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_canary_by_a_route_goes_back_without_moving_a_stable_pod() {
-    if let Some(missing) = cluster::missing() {
-        return bed::skip("a_canary_by_a_route_goes_back_without_moving_a_stable_pod", missing);
-    }
-    let stage = Stage::open(steps(json!({"httpRoute": {"name": "web"}}))).await;
-    stage.route();
-    let hpa = json!({
-        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "web", "namespace": "store"},
-        "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}, "minReplicas": 2, "maxReplicas": 8},
+fn rig(name: &str, replicas: u32) -> Rig {
+    let mut strategy = canary();
+    strategy["canary"]["route"]["httpRoute"]["name"] = json!(name);
+    let rig = Rig::deployment(name, replicas, &strategy);
+    let filters = json!([{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x-shop", "value": "1"}]}}]);
+    let route = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": name, "namespace": "default"},
+        "spec": {"parentRefs": [{"name": "edge"}], "rules": [
+            {"backendRefs": [{"name": name, "port": 80, "filters": filters}]},
+            {"matches": [{"path": {"type": "PathPrefix", "value": "/api"}}], "backendRefs": [{"name": name, "port": 80}]},
+            {"matches": [{"path": {"type": "PathPrefix", "value": "/other"}}], "backendRefs": [{"name": "other", "port": 80}]},
+        ]},
     });
-    stage.cluster.apply(&hpa.to_string());
-    let v1 = stage.current().await;
-    let stable_pods = stage.pods(&image('a'));
-    let v2 = stage.deploy(&image('b')).await;
-    assert_ne!(v1.id, v2.id);
-    let (one, stable) = (Fence::Generation(1), Fence::Stable(v1.id.clone()));
-
-    let start = stage.effect(Action::EnsureArm { release: v2.clone(), present: true }, one.clone(), Lane::Forward);
-    stage.done_once(&v1.id, &start).await;
-    let seen = stage.until("the candidate is ready", |seen| seen.observed.arms.get(&v2.id).is_some_and(|arm| arm.ready == 1)).await;
-    assert_eq!((seen.observed.arms[&v2.id].wanted, seen.observed.arms[&v1.id].ready), (1, 4), "a twentieth of four is one");
-    assert_eq!(seen.observed.current.as_ref(), Some(&v2.id), "it waits in the workload, paused");
-    assert_eq!(seen.observed.weights[&v1.id].percent(), 100.0);
-    assert_eq!(seen.members[&v2.id].len(), 1);
-    let endpoints = stage.cluster.get("pods", &["--namespace=store", "--selector=app=web"]);
-    assert_eq!(endpoints.as_array().unwrap().len(), 4, "the workload's own Service does not select the candidate");
-    let minimum = || stage.cluster.get("hpa", &["web", "--namespace=store"])["spec"]["minReplicas"].clone();
-    assert_eq!(minimum(), 4, "stable keeps what it has while a candidate is on trial");
-
-    let shift = stage.effect(Stage::weights(&[(&v2, 5.0), (&v1, 95.0)]), one.clone(), Lane::Forward);
-    let first = stage.perform(&v1.id, &shift).await;
-    assert!(matches!(&first, Outcome::Transient { what, .. } if what.contains("no gateway")), "{first:?}");
-    stage.done_once(&v1.id, &shift).await;
-    let arm = format!("web-candidate-{}", &v2.id.0[..8]);
-    assert_eq!(stage.backends(), [("web".to_owned(), 950), (arm.clone(), 50)]);
-    assert_eq!(stage.see().await.observed.weights[&v2.id].percent(), 5.0);
-
-    let half = stage.effect(Stage::weights(&[(&v2, 50.0), (&v1, 50.0)]), one.clone(), Lane::Forward);
-    stage.done(&v1.id, &half).await;
-    assert_eq!(stage.pods(&image('b')).len(), 2, "members come before requests");
-
-    let idle = stage.effect(Action::EnsureArm { release: v2.clone(), present: false }, stable.clone(), Lane::Forward);
-    let refused = stage.perform(&v1.id, &idle).await;
-    assert!(matches!(&refused, Outcome::Transient { what, .. } if what.contains("still gets 50.0%")), "{refused:?}");
-
-    let late = stage.effect(Stage::weights(&[(&v2, 5.0), (&v1, 95.0)]), one.clone(), Lane::Forward);
-    let back = stage.effect(Stage::weights(&[(&v1, 100.0)]), stable.clone(), Lane::Revert);
-    assert!(matches!(stage.perform(&v1.id, &back).await, Outcome::Done { changed: true, .. }), "one write, and nothing is waited for");
-    assert_eq!(stage.backends(), [("web".to_owned(), 1000), (arm, 0)]);
-    let superseded = stage.perform(&v1.id, &late).await;
-    assert!(matches!(superseded, Outcome::Superseded(_)), "a step that was on its way gives nothing back: {superseded:?}");
-
-    let restore = stage.effect(Action::EnsureRelease { release: v1.clone() }, one.clone(), Lane::Revert);
-    stage.done_once(&v1.id, &restore).await;
-    stage.done_once(&v1.id, &idle).await;
-    let seen = stage.until("the candidate is gone", |seen| !seen.observed.arms.contains_key(&v2.id)).await;
-    assert_eq!(seen.observed.current.as_ref(), Some(&v1.id));
-    assert!(seen.spec.unwrap().own, "backstop wrote it");
-    assert_eq!(stage.pods(&image('a')), stable_pods, "no stable pod moved");
-    assert_eq!(stage.backends(), [("web".to_owned(), 1)]);
-    assert_eq!(minimum(), 2, "what was held is given back");
-    assert!(stage.cluster.get("deployment", &["web", "--namespace=store"])["spec"]["paused"].is_null());
-
-    let hold = stage.effect(Action::EnsureHold { quarantined: vec![v2.id.clone()] }, Fence::None, Lane::Forward);
-    stage.done_once(&v1.id, &hold).await;
-    let marked = stage.cluster.get("deployment", &["web", "--namespace=store"]);
-    assert_eq!(marked["metadata"]["annotations"]["backstop.dev/quarantined"], image('f'));
+    rig.cluster.apply(&route.to_string());
+    rig
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_canary_by_a_route_becomes_the_workload() {
-    if let Some(missing) = cluster::missing() {
-        return bed::skip("a_canary_by_a_route_becomes_the_workload", missing);
-    }
-    let stage = Stage::open(steps(json!({"httpRoute": {"name": "web"}}))).await;
-    stage.route();
-    let v1 = stage.current().await;
-    let v2 = stage.deploy(&image('b')).await;
-    let one = Fence::Generation(1);
-    for action in [Action::EnsureArm { release: v2.clone(), present: true }, Stage::weights(&[(&v2, 100.0), (&v1, 0.0)])] {
-        let effect = stage.effect(action, one.clone(), Lane::Forward);
-        stage.done(&v1.id, &effect).await;
-    }
-    assert_eq!(stage.pods(&image('b')).len(), 4, "all of the traffic needs all of the members");
-    assert_eq!(stage.pods(&image('a')).len(), 4, "and the way back stays warm");
-    let settled = Fence::Stable(v2.id.clone());
-    for action in [Stage::weights(&[(&v2, 100.0)]), Action::EnsureRelease { release: v2.clone() }] {
-        let effect = stage.effect(action, settled.clone(), Lane::Forward);
-        stage.done_once(&v2.id, &effect).await;
-    }
-    assert_eq!(stage.backends(), [("web".to_owned(), 1)], "the route reads as its authors wrote it");
-    let seen = stage.until("only v2 is left", |seen| seen.observed.arms.len() == 1).await;
-    assert_eq!(seen.observed.arms[&v2.id].ready, 4);
-    let deployments = stage.cluster.get("deployments", &["--namespace=store"]);
-    assert_eq!(deployments.as_array().unwrap().len(), 1, "nothing is left beside the workload");
-    eventually("nothing of v1 runs", || stage.pods(&image('a')).is_empty());
+/// Name and weight of each backend, rule by rule.
+fn backends(rig: &Rig) -> Vec<Vec<(String, u64)>> {
+    let route = rig.cluster.get("httproute", &[&rig.name]);
+    let rules = route["spec"]["rules"].as_array().expect("rules").clone();
+    let of = |one: &Value| (one["name"].as_str().unwrap_or_default().to_owned(), one["weight"].as_u64().unwrap_or(1));
+    rules.iter().map(|rule| rule["backendRefs"].as_array().expect("backends").iter().map(of).collect()).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn without_a_router_pods_are_the_shares() {
-    if let Some(missing) = cluster::missing() {
-        return bed::skip("without_a_router_pods_are_the_shares", missing);
-    }
-    let stage = Stage::open(steps(json!({"replicaRatio": {}}))).await;
-    let v1 = stage.current().await;
-    let v2 = stage.deploy(&image('b')).await;
-    let (one, stable) = (Fence::Generation(1), Fence::Stable(v1.id.clone()));
-    for action in [Action::EnsureArm { release: v2.clone(), present: true }, Stage::weights(&[(&v2, 50.0), (&v1, 50.0)])] {
-        let effect = stage.effect(action, one.clone(), Lane::Forward);
-        stage.done(&v1.id, &effect).await;
-    }
-    let selected = || stage.cluster.get("pods", &["--namespace=store", "--selector=app=web"]).as_array().unwrap().len();
-    assert_eq!((stage.pods(&image('b')).len(), selected()), (4, 8), "the Service selects both");
-    assert_eq!(stage.see().await.observed.weights[&v2.id].percent(), 50.0);
-    let back = stage.effect(Stage::weights(&[(&v1, 100.0)]), stable, Lane::Revert);
-    stage.done(&v1.id, &back).await;
-    eventually("no pod of the candidate is left", || stage.pods(&image('b')).is_empty());
+fn split(name: &str, own: u64, candidate: u64) -> Vec<(String, u64)> {
+    vec![(name.to_owned(), own), (format!("{name}-candidate"), candidate)]
+}
 
-    let again = stage.effect(Stage::weights(&[(&v2, 100.0), (&v1, 0.0)]), Fence::Generation(2), Lane::Forward);
-    stage.done(&v1.id, &again).await;
-    eventually("the workload itself is the candidate", || stage.pods(&image('a')).is_empty() && stage.pods(&image('b')).len() >= 4);
+fn untouched(name: &str) -> Vec<Vec<(String, u64)>> {
+    vec![vec![(name.to_owned(), 1)], vec![(name.to_owned(), 1)], vec![("other".to_owned(), 1)]]
+}
+
+#[test]
+fn a_canary_moves_in_every_rule_and_its_revert_moves_no_stable_pod() {
+    crate::needs_cluster!("a_canary_moves_in_every_rule_and_its_revert_moves_no_stable_pod");
+    let rig = rig("moves", 4);
+    rig.cluster.kubectl(&["autoscale", "deployment", "moves", "--min=2", "--max=9", "--cpu-percent=50"]);
+    let (a, before) = (rig.stable(), rig.observed());
+    assert_eq!((before.current.as_ref(), before.weights[&a].percent()), (Some(&a), 100.0));
+    let stable_pods = rig.pods(&a);
+
+    let b = rig.deploys('b', &json!({}));
+    let seen = rig.see();
+    assert_eq!((seen.observed.current, seen.observed.arms.keys().collect::<Vec<_>>()), (Some(b.id.clone()), vec![&a]));
+    let spec = seen.spec.expect("a template");
+    assert!(spec.paused && !spec.own && spec.requester.as_deref() == Some("system:serviceaccount:default:agent"), "{spec:?}");
+
+    let arm = rig.arm(&b, true);
+    assert!(rig.does(&arm));
+    assert!(!rig.does(&arm), "twice is as once");
+    assert_eq!(rig.cluster.get("hpa", &["moves"])["spec"]["minReplicas"], 4, "stable's minimum is held");
+    rig.until("the candidate is ready", |seen| seen.observed.arms.get(&b.id).is_some_and(|arm| arm.wanted == 1 && arm.is_ready()));
+    assert_eq!(rig.behind_service(), 4, "the candidate gets nothing by stable's Service");
+    let scraped = rig.cluster.get("service", &["moves-candidate"]);
+    assert_eq!((&scraped["metadata"]["labels"]["scraped"], &scraped["spec"]["ports"][0]["targetPort"]), (&json!("yes"), &json!(8080)));
+
+    let step = rig.step(&b, 5.0);
+    let waits = rig.once(&step);
+    assert!(matches!(&waits, Outcome::Transient { what, .. } if what.contains("no gateway")), "{waits:?}");
+    rig.gateway("httproute");
+    assert!(!rig.does(&step), "it was written before");
+    assert_eq!(backends(&rig), [split("moves", 95, 5), split("moves", 95, 5), vec![("other".to_owned(), 1)]]);
+    assert_eq!(
+        rig.cluster.get("httproute", &["moves"])["spec"]["rules"][0]["backendRefs"][1]["filters"][0]["type"],
+        "RequestHeaderModifier"
+    );
+    assert_eq!(rig.observed().weights[&b.id].percent(), 5.0);
+    let half = rig.step(&b, 50.0);
+    rig.does_with(&half, || rig.gateway("httproute"));
+    assert_eq!(rig.copy().expect("a copy")["spec"]["replicas"], 2);
+
+    let late = rig.step(&b, 80.0);
+    let back = rig.back();
+    let begin = backstop::world::clock::instant();
+    rig.once(&back);
+    eprintln!("traffic was written back within {:.1?}", begin.elapsed());
+    assert_eq!(backends(&rig), untouched("moves"), "traffic is back before any gateway says a word");
+    rig.does_with(&back, || rig.gateway("httproute"));
+    assert!(matches!(rig.once(&late), Outcome::Superseded(_)), "a step that was under way comes too late");
+    assert_eq!(rig.copy().expect("a copy")["spec"]["replicas"], 2, "and nothing grows for it");
+
+    rig.know(&b, Standing::Bad);
+    assert!(rig.does(&rig.restore(&rig.release(&a))));
+    let restored = rig.object();
+    assert_eq!((&restored["spec"]["paused"], &restored["spec"]["replicas"]), (&Value::Null, &json!(4)));
+    assert!(rig.does(&rig.effect(Action::EnsureHold { quarantined: vec![b.id.clone()] }, Fence::None, Lane::Forward)));
+    assert_eq!(rig.object()["metadata"]["annotations"]["backstop.dev/quarantined"], image('b'));
+    assert!(rig.does(&rig.arm(&b, false)));
+    rig.until("the candidate is gone", |seen| !seen.observed.arms.contains_key(&b.id));
+    assert!(rig.see().spec.expect("a template").own);
+    assert_eq!(rig.pods(&a), stable_pods, "no stable pod moved");
+    assert_eq!(rig.cluster.get("hpa", &["moves"])["spec"]["minReplicas"], 2, "the minimum is given back");
+    assert!(matches!(rig.once(&rig.arm(&b, true)), Outcome::Denied(_)), "what is quarantined is not started");
+}
+
+#[test]
+fn a_watched_candidate_becomes_the_workload_and_its_copy_goes() {
+    crate::needs_cluster!("a_watched_candidate_becomes_the_workload_and_its_copy_goes");
+    let rig = rig("stays", 3);
+    let b = rig.deploys('b', &json!({}));
+    rig.does(&rig.arm(&b, true));
+    rig.does_with(&rig.step(&b, 100.0), || rig.gateway("httproute"));
+    assert_eq!(rig.copy().expect("a copy")["spec"]["replicas"], 3, "as many as took the traffic before");
+    assert_eq!(rig.pods(&rig.stable()).len(), 3, "and the way back is warm");
+    let promote = rig.promote(&b);
+    rig.does_with(&promote, || rig.gateway("httproute"));
+    assert_eq!(backends(&rig), untouched("stays"));
+    assert!(rig.copy().is_none());
+    let seen = rig.until("one release runs", |seen| seen.observed.arms.len() == 1);
+    assert_eq!((seen.observed.arms[&b.id].ready, seen.observed.weights[&b.id].percent()), (3, 100.0));
+    assert!(!rig.does(&promote), "twice is as once");
+}
+
+#[test]
+fn nothing_stands_in_front_of_the_way_back() {
+    crate::needs_cluster!("nothing_stands_in_front_of_the_way_back");
+    let rig = rig("blocked", 4);
+    let a = rig.stable();
+    let b = rig.deploys('b', &json!({}));
+    rig.does(&rig.arm(&b, true));
+    rig.does_with(&rig.step(&b, 50.0), || rig.gateway("httproute"));
+    // Three of stable's four pods crash, the candidate crashes, the autoscaler scales, the gateway is dead.
+    let members = rig.see().members[&a].clone();
+    rig.crash(&b.id);
+    for member in &members[..3] {
+        rig.cluster.kubectl(&["delete", "pod", &member.pod, "--wait=false"]);
+    }
+    rig.cluster.kubectl(&["scale", "deployment", "blocked", "--replicas=6"]);
+    let said = rig.once(&rig.back());
+    assert_eq!(backends(&rig), untouched("blocked"), "{said:?}");
+    assert!(rig.does(&rig.restore(&rig.release(&a))));
+    assert_eq!(rig.object()["spec"]["replicas"], 6, "what the autoscaler wants is its own");
+    // The Service, its copy's and the workload are gone: the route can still be written.
+    let c = rig.deploys('c', &json!({}));
+    rig.does(&rig.arm(&b, false));
+    rig.does(&rig.arm(&c, true));
+    rig.does_with(&rig.step(&c, 50.0), || rig.gateway("httproute"));
+    let service = rig.cluster.get("service", &["blocked-candidate"]);
+    assert_eq!(service["spec"]["selector"]["backstop.dev/release"], c.id.0, "the copy before left nothing behind");
+    rig.cluster.kubectl(&["delete", "service", "blocked", "blocked-candidate", "--ignore-not-found"]);
+    rig.cluster.kubectl(&["delete", "deployment", "blocked", "--cascade=orphan"]);
+    rig.once(&rig.back());
+    assert_eq!(backends(&rig), untouched("blocked"));
+}
+
+#[test]
+fn a_newer_template_is_not_overwritten_until_it_was_answered() {
+    crate::needs_cluster!("a_newer_template_is_not_overwritten_until_it_was_answered");
+    let rig = rig("newer", 2);
+    let a = rig.release(&rig.stable());
+    let b = rig.deploys('b', &json!({}));
+    rig.know(&b, Standing::Bad);
+    rig.cluster.kubectl(&["set", "image", "deployment/newer", &format!("main={}", image('c'))]);
+    let restore = rig.restore(&a);
+    assert!(matches!(rig.once(&restore), Outcome::Superseded(_)));
+    let unseen = rig.template();
+    rig.act.answered("default/newer", &unseen.id);
+    assert!(rig.does(&restore));
+    assert_eq!(rig.template().id, a.id);
+
+    // A restart is the same release, and its pods stay when the release comes back.
+    rig.cluster.kubectl(&["rollout", "restart", "deployment/newer"]);
+    rig.cluster.kubectl(&["rollout", "status", "deployment/newer", "--timeout=60s"]);
+    let restarted = rig.pods(&a.id);
+    let d = rig.deploys('d', &json!({}));
+    assert!(rig.does(&rig.restore(&a)));
+    rig.cluster.kubectl(&["rollout", "status", "deployment/newer", "--timeout=60s"]);
+    assert_eq!(rig.pods(&a.id), restarted);
+    assert!(rig.pods(&d.id).is_empty());
+    // An older attempt has nothing to say.
+    let stale = rig.effect(Action::EnsureRelease { release: d }, Fence::Generation(1), Lane::Revert);
+    assert!(matches!(rig.once(&stale), Outcome::Superseded(_)));
+}
+
+#[test]
+fn what_an_attacker_writes_into_a_replica_set_never_goes_back() {
+    crate::needs_cluster!("what_an_attacker_writes_into_a_replica_set_never_goes_back");
+    let rig = rig("edited", 1);
+    let a = rig.release(&rig.stable());
+    rig.deploys('b', &json!({}));
+    let sets = rig.cluster.get("replicasets", &["--selector=app=edited"]);
+    let set = sets[0]["metadata"]["name"].as_str().expect("a name");
+    let edit = json!([{"op": "add", "path": "/spec/template/spec/containers/0/env", "value": [{"name": "EVIL", "value": "1"}]}]);
+    rig.cluster.kubectl(&["patch", "replicaset", set, "--type=json", "--patch", &edit.to_string()]);
+    let seen = rig.observed();
+    assert_eq!(seen.arms.get(&a.id).map(|arm| arm.ready), Some(1), "its pods are stable's all the same: {seen:?}");
+    assert!(rig.does(&rig.restore(&a)));
+    assert_eq!(rig.template().id, a.id);
+    assert_eq!(rig.object()["spec"]["template"]["spec"]["containers"][0]["env"], Value::Null);
 }

@@ -33,6 +33,8 @@ pub(super) struct Observer {
     pub(super) actors: Actors,
     /// Whether the API server stamps who changes a template.
     pub(super) stamped: watch::Receiver<bool>,
+    /// Whether it tells the health of the workload alone: marks and deployments are the controller's.
+    pub(super) only_looks: bool,
 }
 
 impl Observer {
@@ -41,13 +43,16 @@ impl Observer {
         let (mut seen, mut template): (Option<Observed>, Option<ReleaseId>) = (None, None);
         let mut marked = None;
         loop {
-            self.mark(&mut marked).await;
+            if !self.only_looks {
+                self.mark(&mut marked).await;
+            }
             let looked = self.look(&ordinary, &mut seen, &mut template).await;
             let view = self.shared.handle.view(&self.key);
             let resting = view.is_none_or(|view| view.0.phase.is_resting() && view.0.open.is_empty());
             let pause = match looked {
                 Err(Gone {}) => return,
                 Ok(false) => AGAIN_FAILED,
+                Ok(true) if self.only_looks => AGAIN_FAILED,
                 Ok(true) if resting => AGAIN_RESTING,
                 Ok(true) => AGAIN_ACTIVE,
             };
@@ -81,11 +86,14 @@ impl Observer {
         last: &mut Option<Observed>,
         template: &mut Option<ReleaseId>,
     ) -> Result<bool, Gone> {
+        let Some(view) = self.shared.handle.view(&self.key) else { return Ok(false) };
         let loaded = self.shared.documents();
         let Some((metadata, spec)) = loaded.rollouts.get(&self.key) else { return Ok(false) };
         let policies = crate::shell::rollout::Policies::new(Arc::clone(&loaded), metadata.clone(), spec);
         let guard = crate::shell::standalone::guard(&loaded, self.shared.world.store().uid(&self.key), &self.key, &policies, spec);
-        let seen = match self.cluster.see(&guard).await {
+        let mut known: Vec<Release> = view.0.ledger.iter().map(|line| line.release.clone()).collect();
+        known.extend([&view.0.stable, &view.0.candidate].into_iter().flatten().cloned());
+        let seen = match self.cluster.see(&guard, &known).await {
             Ok(seen) => seen,
             Err(error) => {
                 tracing::warn!(rollout = self.key, %error, "the workload cannot be seen");
@@ -93,13 +101,19 @@ impl Observer {
             }
         };
         self.shared.world.know_members(&self.key, seen.members);
+        // A restore replaces only a template that the machine has had its say on.
+        if let Some(Ok(release)) = seen.spec.as_ref().map(|spec| &spec.release)
+            && known.iter().any(|known| known.id == release.id)
+        {
+            self.cluster.answered(&self.key, &release.id);
+        }
         if last.as_ref() != Some(&seen.observed) {
             *last = Some(seen.observed.clone());
             ordinary.send(Input::Observed(seen.observed)).await.map_err(|_| Gone {})?;
         }
         match seen.spec {
-            Some(spec) => self.template(spec, template, ordinary).await,
-            None => Ok(true),
+            Some(spec) if !self.only_looks => self.template(spec, template, ordinary).await,
+            _ => Ok(true),
         }
     }
 
@@ -134,6 +148,7 @@ impl Observer {
                 }
             }
         }
+        self.cluster.answered(&self.key, &release.id);
         *last = Some(release.id);
         Ok(true)
     }

@@ -1,215 +1,212 @@
-//! Arms: a release's members beside the workload, in a Deployment of their own with a Service of their own.
-//!
-//! An arm's pods have the labels of their template, less what makes a Service select them where a router splits the traffic:
-//! there one label of the Service's selector gets another value, and the arm's own Service selects by backstop's labels. Where
-//! the share of pods is the share of traffic they keep all labels.
+//! `EnsureArm`: a release's pods beside those of the workload, as a Deployment that the workload owns.
 
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value, json};
 
-use super::access::{Access, DEPLOYMENT, Edits, SERVICE, annotation, name, number, selects};
-use super::answer::Fault;
-use super::fences;
-use super::scene::{Scene, arm_of};
-use super::{ARM_OF, COPY_OF, LEAVING, RELEASE};
+use super::api::{DEPLOYMENT, Fault, SERVICE};
+use super::hold::QUARANTINED;
+use super::workload::{ARM, OF, RELEASE, Workload, name, release_of, uid};
+use super::{fences, scaler, traffic};
+use crate::core::input::Outcome;
+use crate::core::plan::Plan;
 use crate::core::release::{Release, ReleaseId, Template};
-use crate::core::spec::{GuardedRollout, Percent, Route, Strategy};
-use crate::core::work::{Effect, Lane};
-use crate::world::perform::Subjects;
+use crate::core::spec::{Percent, Route};
+use crate::core::work::Lane;
 
-/// The longest name that an arm's name is made from.
-const NAME_MAX: usize = 40;
-
-/// Name of what runs `release` beside `name`.
-pub(super) fn beside(name: &str, release: &ReleaseId) -> String {
-    let short: String = name.chars().take(NAME_MAX).collect();
-    format!("{}-candidate-{}", short.trim_end_matches('-'), release.0.chars().take(8).collect::<String>())
-}
-
-/// How many members carry a share as well as `replicas` carry all.
-pub(super) fn members_for(replicas: u32, share: Percent) -> u32 {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a count is a count")]
-    let needed = (f64::from(replicas) * share.fraction() - 1e-9).ceil().max(0.0) as u32;
-    needed.clamp(1, replicas.max(1))
-}
-
-/// The share that an arm begins with.
-fn first_share(spec: &GuardedRollout) -> Percent {
-    match &spec.strategy {
-        Strategy::Canary(canary) => canary.steps.first().map_or(Percent::ZERO, |step| step.weight),
-        // The switch is at once, so all of it must be there before.
-        Strategy::BlueGreen(_) => Percent::FULL,
-        Strategy::Observe(_) => Percent::ZERO,
-    }
-}
-
-/// Runs a release's members beside the workload. Done when they were asked for; how they are is seen.
-pub(super) async fn start(access: &Access, subjects: &Subjects, effect: &Effect, release: &Release) -> Result<bool, Fault> {
-    let spec = &subjects.guard.spec;
-    // A restore goes into the workload itself; beside it there would be nobody to take it away.
-    if effect.lane == Lane::Revert || spec.strategy.route().is_none() {
+/// Has a release's pods run. What is restored runs in the workload itself, and needs no copy.
+pub(super) async fn run(workload: &Workload<'_>, release: &Release) -> Result<bool, Outcome> {
+    if workload.route().is_none() || workload.kind != DEPLOYMENT || workload.effect.lane == Lane::Revert {
         return Ok(false);
     }
-    let scene = Scene::read(access, &spec.workload).await?;
-    let mut edits = Edits::default();
-    fences::pass(&scene.main, subjects, effect, &mut edits)?;
-    if scene.own_ready().keys().any(|own| *own == release.id) || arm_of(&scene.arms, &release.id).is_some() {
+    let (object, _) = workload.objects.rewrite(workload.kind, workload.name, |object, edit| fences::pass(workload, object, edit)).await?;
+    if workload.own_sets(&object).await?.iter().any(|(id, wanted, _)| *id == release.id && *wanted > 0) {
         return Ok(false);
     }
-    let Template::Pod(pod) = &release.template else { return Err(Fault::Invalid("a process does not run in a pod".into())) };
-    let template = serde_json::to_value(pod.template()).map_err(|error| Fault::Invalid(error.to_string()))?;
-    let own = services(access, &template["metadata"]["labels"]).await?;
-    let split = !matches!(spec.strategy.route(), Some(Route::ReplicaRatio {}));
-    if split && own.is_empty() {
-        return Err(Fault::Invalid(format!("no Service selects the pods of {}", name(&scene.main))));
+    let held = scaler::hold(workload, &object).await?;
+    let first = Plan::compile(&workload.subjects.guard.spec).stages.iter().map(|stage| stage.weight).find(|weight| *weight > Percent::ZERO);
+    let wanted = share_of(&object, first.unwrap_or(Percent::FULL));
+    let arm = if workload.subjects.stable.as_ref() == Some(&release.id) { "baseline" } else { "candidate" };
+    Ok(copy(workload, &object, release, arm, wanted).await? || held)
+}
+
+/// As many pods as take this share of what the workload's own take now; at least one.
+pub(super) fn share_of(object: &Value, share: Percent) -> u64 {
+    let replicas = object["spec"]["replicas"].as_u64().unwrap_or(1);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of pods")]
+    let part = (replicas as f64 * share.fraction() - 1e-9).ceil() as u64;
+    part.max(1)
+}
+
+/// A copy with at least so many pods; whether something had to be written.
+pub(super) async fn copy(workload: &Workload<'_>, object: &Value, release: &Release, arm: &str, wanted: u64) -> Result<bool, Outcome> {
+    let copies = workload.copies().await?;
+    let there = copies.iter().find(|copy| release_of(copy).as_ref() == Some(&release.id));
+    if let Some(there) = there {
+        let service = ensure_service(workload, object, there).await?;
+        let enough = there["spec"]["replicas"].as_u64().unwrap_or(1) >= wanted;
+        return Ok((!enough && scale(workload, name(there), wanted).await?) || service);
     }
-    let replicas = members_for(scene.replicas(), first_share(spec));
-    super::autoscaler::hold(access, &scene).await?;
-    if !edits.is_empty() {
-        access.patch(DEPLOYMENT, name(&scene.main), edits, false).await?;
+    let Template::Pod(pod) = &release.template else { return Err(Outcome::Invalid(format!("{release} is no pod template"))) };
+    if release.template.release() != release.id {
+        return Err(Outcome::Invalid(format!("{} is not the release of its template", release.id)));
     }
-    for service in own.iter().filter(|_| split) {
-        made(access.create(SERVICE, &copy_of(service, &scene.main, release)).await)?;
-    }
-    made(access.create(DEPLOYMENT, &deployment(&scene.main, release, template, replicas, if split { &own } else { &[] })).await)?;
+    let template = serde_json::to_value(pod.template()).map_err(|error| Outcome::Invalid(error.to_string()))?;
+    refuse_quarantined(object, &template, release)?;
+    let plain = workload.copy_name(arm);
+    let taken = copies.iter().any(|copy| name(copy) == plain);
+    let called = if taken { format!("{plain}-{}", &release.id.0[..8.min(release.id.0.len())]) } else { plain };
+    let made = document(workload, object, template, &release.id, arm, &called, wanted).await?;
+    let made = match workload.objects.create(DEPLOYMENT, &made).await {
+        Ok(made) => made,
+        Err(Fault::Conflict(_)) => {
+            let there = workload.objects.get(DEPLOYMENT, &called).await?.unwrap_or_default();
+            if there["metadata"]["labels"][OF] == workload.name {
+                return Err(Outcome::Transient { what: format!("Deployment {called} of an attempt before is going"), retry_after: None });
+            }
+            return Err(Outcome::Invalid(format!("Deployment {called} is there already, and is not backstop's: rename it")));
+        }
+        Err(fault) => return Err(fault.into()),
+    };
+    ensure_service(workload, object, &made).await?;
     Ok(true)
 }
 
-/// Made now, or by somebody before: the names say what they are.
-fn made(created: Result<(), Fault>) -> Result<(), Fault> {
-    match created {
-        Err(Fault::Raced) => Ok(()),
-        other => other,
+fn refuse_quarantined(object: &Value, template: &Value, release: &Release) -> Result<(), Outcome> {
+    let containers = template["spec"]["containers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let images: Vec<&str> = containers.iter().filter_map(|one| one["image"].as_str()).collect();
+    let held = object["metadata"]["annotations"][QUARANTINED].as_str().unwrap_or_default();
+    if held.split(' ').any(|list| list == images.join(",")) {
+        return Err(Outcome::Denied(format!("release {release} is quarantined: lift that first")));
     }
+    Ok(())
 }
 
-/// The workload's own Services: those whose selector is among the labels of its pods.
-pub(super) async fn services(access: &Access, labels: &Json) -> Result<Vec<Json>, Fault> {
-    let all = access.list(SERVICE, "").await?;
-    let own = |service: &Json| annotation(service, COPY_OF).is_none() && selects(&service["spec"]["selector"], labels);
-    Ok(all.into_iter().filter(own).collect())
+/// A copy's own labels; with them its selector finds no other pod.
+fn own_labels(workload: &Workload<'_>, id: &ReleaseId, arm: &str) -> Map<String, Value> {
+    let labels = [(OF, workload.name), (ARM, arm), (RELEASE, id.0.as_str())];
+    labels.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect()
 }
 
-fn owner(main: &Json) -> Json {
-    json!([{
-        "apiVersion": "apps/v1", "kind": "Deployment", "name": main["metadata"]["name"], "uid": main["metadata"]["uid"],
-        "controller": false, "blockOwnerDeletion": false,
-    }])
-}
-
-fn copy_of(service: &Json, main: &Json, release: &Release) -> Json {
-    let ports: Vec<Json> = service["spec"]["ports"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|port| {
-            let mut port = port.clone();
-            port.as_object_mut().and_then(|port| port.remove("nodePort"));
-            port
-        })
-        .collect();
-    let mut labels = service["metadata"].get("labels").cloned().filter(Json::is_object).unwrap_or_else(|| json!({}));
-    labels[ARM_OF] = main["metadata"]["name"].clone();
-    json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {
-            "name": beside(name(service), &release.id), "labels": labels, "ownerReferences": owner(main),
-            "annotations": {COPY_OF: name(service), RELEASE: release.id.0},
-        },
-        "spec": {"selector": {ARM_OF: main["metadata"]["name"], RELEASE: release.id.0}, "ports": ports},
-    })
-}
-
-fn deployment(main: &Json, release: &Release, mut template: Json, replicas: u32, split_from: &[Json]) -> Json {
-    let workload = &main["metadata"]["name"];
-    let own = json!({ARM_OF: workload, RELEASE: release.id.0});
-    if !template["metadata"].is_object() {
-        template["metadata"] = json!({});
+async fn document(
+    workload: &Workload<'_>,
+    object: &Value,
+    mut template: Value,
+    id: &ReleaseId,
+    arm: &str,
+    called: &str,
+    replicas: u64,
+) -> Result<Value, Outcome> {
+    let own = own_labels(workload, id, arm);
+    let mut labels = template["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+    if !matches!(workload.route(), Some(Route::ReplicaRatio {})) {
+        // What moves by route must not get the workload's own share besides.
+        for key in told_apart_by(workload, object).await? {
+            if let Some(value) = labels.get(&key).and_then(Value::as_str).map(|value| other_value(value, arm)) {
+                labels.insert(key, json!(value));
+            }
+        }
     }
-    if !template["metadata"]["labels"].is_object() {
-        template["metadata"]["labels"] = json!({});
-    }
-    for service in split_from {
-        unselect(&mut template["metadata"]["labels"], &service["spec"]["selector"]);
-    }
-    for (key, value) in own.as_object().into_iter().flatten() {
-        template["metadata"]["labels"][key] = value.clone();
-    }
-    let mut spec = json!({
-        "replicas": replicas, "revisionHistoryLimit": 0, "selector": {"matchLabels": own}, "template": template,
+    labels.extend(own.clone());
+    template["metadata"]["labels"] = Value::Object(labels);
+    let owner = json!([{
+        "apiVersion": DEPLOYMENT.api_version(), "kind": "Deployment", "name": workload.name, "uid": uid(object),
+        "controller": true, "blockOwnerDeletion": false,
+    }]);
+    let mut copy = json!({
+        "apiVersion": DEPLOYMENT.api_version(), "kind": "Deployment",
+        "metadata": {"name": called, "namespace": workload.objects.namespace, "labels": own, "ownerReferences": owner},
+        "spec": {"replicas": replicas, "revisionHistoryLimit": 1, "selector": {"matchLabels": own}, "template": template},
     });
-    for field in ["strategy", "minReadySeconds", "progressDeadlineSeconds"] {
-        if let Some(value) = main["spec"].get(field) {
-            spec[field] = value.clone();
+    for key in ["progressDeadlineSeconds", "minReadySeconds"] {
+        if !object["spec"][key].is_null() {
+            copy["spec"][key] = object["spec"][key].clone();
         }
     }
-    json!({
-        "apiVersion": "apps/v1", "kind": "Deployment",
-        "metadata": {
-            "name": beside(name(main), &release.id), "labels": {ARM_OF: workload}, "ownerReferences": owner(main),
-            "annotations": {RELEASE: release.id.0},
-        },
-        "spec": spec,
-    })
+    Ok(copy)
 }
 
-/// Changes one label so that `selector` does not select any more; the last one, for the first is often what metrics go by.
-fn unselect(labels: &mut Json, selector: &Json) {
-    if !selects(selector, labels) {
-        return;
-    }
-    let Some(key) = selector.as_object().and_then(|selector| selector.keys().last().cloned()) else { return };
-    let value: String = labels[&key].as_str().unwrap_or_default().chars().take(52).collect();
-    labels[&key] = json!(format!("{}-candidate", value.trim_end_matches(['-', '_', '.'])));
+/// A label value that no selector of the workload has, within the 63 characters that one may have.
+fn other_value(value: &str, arm: &str) -> String {
+    let room = 63 - arm.len() - 1;
+    let kept: String = value.chars().take(room).collect();
+    format!("{}-{arm}", kept.trim_end_matches(['-', '.', '_']))
 }
 
-/// Gives an arm as many members as its share needs; `Pending` until they are ready.
-pub(super) async fn scale(access: &Access, arm: &Json, wanted: u32) -> Result<bool, Fault> {
-    let old = &arm["spec"]["replicas"];
-    let mut changed = false;
-    if number(old) < wanted {
-        let mut edits = Edits::default();
-        edits.set("/spec/replicas", Some(old), Some(&json!(wanted)));
-        access.patch(DEPLOYMENT, name(arm), edits, false).await?;
-        changed = true;
-    }
-    let ready = number(&arm["status"]["readyReplicas"]);
-    if ready < wanted {
-        return Err(Fault::Pending(format!("{ready} of {wanted} members of {} are ready", name(arm))));
-    }
-    Ok(changed)
-}
-
-/// Takes a release's arm down, once nothing is routed to it. What is the workload's own is left to Kubernetes.
-pub(super) async fn stop(access: &Access, subjects: &Subjects, effect: &Effect, release: &Release) -> Result<bool, Fault> {
-    let spec = &subjects.guard.spec;
-    let (kind, workload) = super::scene::object(&spec.workload)?;
-    let (main, arms) = futures::try_join!(access.must(kind, workload), super::scene::arms(access, workload))?;
-    let mut edits = Edits::default();
-    fences::pass(&main, subjects, effect, &mut edits)?;
-    let gone = take_down(access, subjects, &arms, &release.id).await?;
-    let left = arms.iter().filter(|arm| annotation(arm, RELEASE) != Some(release.id.0.as_str())).count();
-    if left == 0 {
-        super::autoscaler::release(access, &main).await?;
-    }
-    Ok(gone)
-}
-
-/// Takes the arms of a release down: out of the route first.
-pub(super) async fn take_down(access: &Access, subjects: &Subjects, arms: &[Json], release: &ReleaseId) -> Result<bool, Fault> {
-    let runs = |arm: &&Json| annotation(arm, RELEASE) == Some(release.0.as_str());
-    let Some(arm) = arms.iter().find(runs) else { return Ok(false) };
-    super::traffic::must_be_idle(access, subjects, release).await?;
-    if annotation(arm, LEAVING).is_none() {
-        let mut edits = Edits::default();
-        edits.annotate(arm, LEAVING, Some("true"));
-        access.patch(DEPLOYMENT, name(arm), edits, false).await?;
-    }
-    super::traffic::forget(access, subjects, release).await?;
-    access.delete(DEPLOYMENT, arm).await?;
-    for service in access.list(SERVICE, &format!("{ARM_OF}={}", arm["metadata"]["labels"][ARM_OF].as_str().unwrap_or_default())).await? {
-        if annotation(&service, RELEASE) == Some(release.0.as_str()) {
-            access.delete(SERVICE, &service).await?;
+/// The labels by which every Service of the workload is kept from its copies.
+async fn told_apart_by(workload: &Workload<'_>, object: &Value) -> Result<Vec<String>, Outcome> {
+    let selector = object["spec"]["selector"]["matchLabels"].as_object().cloned().unwrap_or_default();
+    let mut keys: Vec<String> = Vec::new();
+    for service in workload.services(object).await? {
+        let used = service["spec"]["selector"].as_object().cloned().unwrap_or_default();
+        if used.keys().any(|key| keys.contains(key)) {
+            continue;
         }
+        keys.extend(selector.keys().find(|key| used.contains_key(*key)).or_else(|| used.keys().next()).cloned());
     }
+    Ok(keys)
+}
+
+/// The Service of a copy, where a route names Services; whether it had to be made.
+async fn ensure_service(workload: &Workload<'_>, object: &Value, copy: &Value) -> Result<bool, Outcome> {
+    if !matches!(workload.route(), Some(Route::HttpRoute(_) | Route::GrpcRoute(_) | Route::VirtualService(_))) {
+        return Ok(false);
+    }
+    if let Some(there) = workload.objects.get(SERVICE, name(copy)).await? {
+        if there["metadata"]["labels"][OF] == workload.name {
+            return Ok(false);
+        }
+        return Err(Outcome::Invalid(format!("Service {} is there already, and is not backstop's: rename it", name(copy))));
+    }
+    let of = traffic::service_of(workload, object).await?;
+    let mut labels = of["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+    labels.extend(copy["metadata"]["labels"].as_object().cloned().unwrap_or_default());
+    let kept = ["name", "port", "targetPort", "protocol", "appProtocol"];
+    let ports: Vec<Value> = of["spec"]["ports"].as_array().into_iter().flatten().map(|port| only(port, &kept)).collect();
+    let mut spec = json!({"ports": ports, "selector": copy["spec"]["selector"]["matchLabels"]});
+    if of["spec"]["clusterIP"] == "None" {
+        spec["clusterIP"] = json!("None");
+    }
+    let owner = json!([{"apiVersion": DEPLOYMENT.api_version(), "kind": "Deployment", "name": name(copy), "uid": uid(copy)}]);
+    let metadata = json!({"name": name(copy), "namespace": workload.objects.namespace, "labels": labels, "ownerReferences": owner});
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec});
+    workload.objects.create(SERVICE, &service).await?;
     Ok(true)
+}
+
+fn only(value: &Value, keys: &[&str]) -> Value {
+    let entries = value.as_object().into_iter().flatten().filter(|(key, _)| keys.contains(&key.as_str()));
+    Value::Object(entries.map(|(key, value)| (key.clone(), value.clone())).collect())
+}
+
+/// Wants so many pods of a copy; whether that had to be written.
+pub(super) async fn scale(workload: &Workload<'_>, copy: &str, replicas: u64) -> Result<bool, Outcome> {
+    let rewritten = workload.objects.rewrite(DEPLOYMENT, copy, |_, edit| {
+        edit.set("/spec/replicas", json!(replicas));
+        Ok(())
+    });
+    Ok(rewritten.await?.1)
+}
+
+/// Stops a release's copy; whether there was one. The last one gives the autoscaler its minimum back.
+pub(super) async fn stop(workload: &Workload<'_>, id: &ReleaseId) -> Result<bool, Outcome> {
+    if workload.route().is_none() || workload.kind != DEPLOYMENT {
+        return Ok(false);
+    }
+    workload.objects.rewrite(workload.kind, workload.name, |object, edit| fences::pass(workload, object, edit)).await?;
+    let (leaving, others): (Vec<Value>, Vec<Value>) =
+        workload.copies().await?.into_iter().partition(|copy| release_of(copy).as_ref() == Some(id));
+    for copy in &leaving {
+        remove(workload, copy).await?;
+    }
+    let given = if others.is_empty() { scaler::give_back(workload).await? } else { false };
+    Ok(!leaving.is_empty() || given)
+}
+
+/// Deletes a copy that no request can reach any more.
+pub(super) async fn remove(workload: &Workload<'_>, copy: &Value) -> Result<(), Outcome> {
+    if traffic::reaches(workload, name(copy)).await? {
+        let what = format!("the route still names {}: move the traffic first", name(copy));
+        return Err(Outcome::Transient { what, retry_after: None });
+    }
+    // Its Service belongs to it, and goes with it.
+    Ok(workload.objects.delete(DEPLOYMENT, copy).await?)
 }

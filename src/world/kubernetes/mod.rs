@@ -1,28 +1,34 @@
-//! Kubernetes: what is done to workloads and routes, what is seen of them, and state and ledger in the API server.
+//! Kubernetes: state and ledger in the API server, and workloads that are guarded where they run.
 //!
-//! How the machine's effects read here, for a workload that is driven:
+//! # What an effect means for a Deployment
 //!
-//! | phase | effect | what is written |
+//! A guarded Deployment `NAME` keeps running its stable release until the candidate has been watched: its template is paused as it is
+//! written, and what is on trial runs in a *copy*, a Deployment owned by it. So no stable pod moves before that, and the way back is
+//! a change of traffic alone.
+//!
+//! | phase | effects | objects and fields |
 //! |---|---|---|
-//! | Admitting | – | an admission policy has paused the Deployment in the write that changed its template: no pod of it has started |
-//! | Advancing | `EnsureArm(candidate)` | a Deployment `NAME-candidate-ID` with a Service of its own, owned by the workload; the autoscaler's minimum is held |
-//! | Advancing | `EnsureWeights` | members first (as many as the share needs, until they are ready), then the shares in the route |
-//! | Promoting, Watching | `EnsureWeights` | 100 % less the holdback to the arm; the workload still runs the stable release, so a revert is one write |
-//! | Idle | `EnsureRelease(candidate)` | the workload goes on with the template that waited; when all its pods are of it the route leads there and the arm is gone |
-//! | Reverting | `EnsureWeights(stable)` | one write, without waiting for anything |
-//! | Reverting | `EnsureRelease(target)` | the whole template comes back and the pause ends; where no pod of the new one had started, none moves |
-//! | Recovering | `EnsureArm(candidate, gone)` | out of the route, then deleted; the autoscaler's minimum is given back |
-//! | any | `EnsureHold` | the annotation that the admission policies read |
+//! | Admitting | – | `NAME` has the candidate's template and `spec.paused: true`; its pods are still stable's |
+//! | Advancing | `EnsureArm(candidate)` | Deployment and Service `NAME-candidate`; `minReplicas` of `NAME`'s autoscaler is held |
+//! | | `EnsureWeights` | the copy's `replicas`, then, once these are ready, the route's shares |
+//! | Promoting, Watching | `EnsureWeights(100 %, less the holdback)` | the same; `NAME` stays as it is: holdback, baseline, warm way back |
+//! | Watching → Idle | `EnsureWeights(100 %)`, `EnsureRelease(candidate)` | `NAME` is un-paused and rolls; then the route names `NAME` alone, the copy goes, the autoscaler gets its minimum back |
+//! | Reverting | `EnsureWeights(stable 100 %)` | the route, in one write, whatever the state of pods, router and specification |
+//! | | `EnsureRelease(target)` | `NAME`'s `spec.template` from the ledger, `paused: false`: before promotion that is the template its pods have |
+//! | | `EnsureHold` | the annotation `backstop.dev/quarantined` of `NAME` |
+//! | Recovering | `EnsureArm(candidate, absent)` | the copy goes, the autoscaler gets its minimum back |
 //!
-//! Without a router the numbers of pods are the shares, and 100 % means that the workload itself becomes the candidate. What is
-//! observed has no arms: only `EnsureRelease` and `EnsureHold` do anything. All of it is read, compared, written if different and
-//! read back; patches say what they replace, and an object's `backstop.dev/fences` says what is obeyed there.
+//! Without a router (`replicaRatio`) the copy's pods bear the labels of the workload's Services, and its share is that of its
+//! pods. Shares above 80 % are those of a promotion: `NAME` is un-paused and rolls, with `NAME-baseline` as holdback.
+//! Under `observe` nothing is driven: a revert writes the template, and traffic is back when the last pod under revert is gone.
+//!
+//! Each write is a JSON patch that tests what it replaces, and is compared with what the API server kept. Who may write is decided by
+//! the rules of the host (`host/fence.rs`), kept as annotations of the object that is written.
 
-mod access;
-mod answer;
+mod api;
 mod arm;
-mod autoscaler;
 pub mod connect;
+mod edit;
 mod fences;
 pub mod freezes;
 mod hold;
@@ -31,91 +37,92 @@ pub mod objects;
 mod pods;
 mod proofs;
 mod records;
+mod release;
 pub mod report;
-mod restore;
-mod scene;
+mod scaler;
 pub mod signing;
 mod status;
 pub mod store;
 mod traffic;
+mod workload;
 
-use std::collections::BTreeMap;
+pub use api::Fault;
+pub use records::{WORKLOAD, label};
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Client, ResourceExt as _};
-use serde_json::Value as Json;
+use kube::Client;
 
-use self::access::{Access, annotation};
-use self::answer::Fault;
-use self::scene::Scene;
-use crate::core::input::{Observed, Outcome};
+use crate::core::input::{Observation, Observed, Outcome};
 use crate::core::release::{Release, ReleaseId};
 use crate::core::state::Guard;
 use crate::core::work::{Action, Effect, Lane};
 use crate::world::perform::Subjects;
+use workload::Workload;
 
-pub use records::{WORKLOAD, label};
-
-/// The label of what runs beside a workload: the workload's name.
-pub const ARM_OF: &str = "backstop.dev/arm-of";
-/// Label and annotation of an arm and its Services: the release.
-const RELEASE: &str = "backstop.dev/release";
-/// Annotation of an arm's Service: the Service that it is a copy of.
-const COPY_OF: &str = "backstop.dev/copy-of";
-/// Annotation of an arm that is being taken down: no requests go there any more.
-const LEAVING: &str = "backstop.dev/leaving";
-/// Annotation of a workload: the release that backstop wrote into it last.
-const WRITTEN: &str = "backstop.dev/written";
-/// Annotation of a workload: who changed its template, as the API server stamps it.
-const REQUESTER: &str = "backstop.dev/requester";
-
-/// A cluster, through two clients: what leads back has its own, so that nothing else stands in front of it.
+/// A cluster, with connections of their own for reverts. Clones share it.
 #[derive(Clone)]
 pub struct Cluster {
     revert: Client,
     forward: Client,
+    answered: Arc<Mutex<BTreeMap<String, ReleaseId>>>,
 }
 
 /// What was seen of a workload.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Default)]
 pub struct Seen {
     /// For the machine.
     pub observed: Observed,
-    /// The workload's own template.
+    /// The workload's own template; absent where there is no such workload.
     pub spec: Option<SeenTemplate>,
-    /// The members of each release.
+    /// The living pods of each release.
     pub members: BTreeMap<ReleaseId, Vec<Member>>,
-    /// Containers that run beside those of the template, by pod: somebody put them in on the way.
-    pub injected: BTreeMap<String, Vec<String>>,
 }
 
-/// The template in the workload now.
-#[derive(Debug, Clone, PartialEq)]
+/// The template in the workload's own specification.
+#[derive(Debug)]
 pub struct SeenTemplate {
-    /// The release that it is, or why it is none.
+    /// The release that it is, or why it is none that could be guarded.
     pub release: Result<Release, String>,
-    /// Who changed it last, by the API server's stamp; absent without one.
+    /// Who changed it, as the API server stamped it.
     pub requester: Option<String>,
+    /// Their uid, stamped in the same way.
+    pub requester_uid: Option<String>,
+    /// Which credential they used, stamped in the same way.
+    pub credential: Option<String>,
+    /// Whether a change of it starts no pod for now.
+    pub paused: bool,
     /// Whether backstop wrote it.
     pub own: bool,
+    /// The workload's uid.
+    pub uid: String,
 }
 
-/// A pod of a release.
+/// A living pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// Its name.
     pub pod: String,
     /// Its address, once it has one.
     pub ip: Option<IpAddr>,
+    /// Its uid.
+    pub uid: String,
     /// Its `pod-template-hash` or `controller-revision-hash`.
     pub hash: Option<String>,
+    /// What runs in it, by container: the `imageID` that the node tells, with the container's name.
+    pub image_ids: BTreeMap<String, String>,
+    /// Containers of the template that run another image than it names: what runs is not what was verified.
+    pub other_images: BTreeSet<String>,
+    /// Containers that the template lacks: injected ones.
+    pub injected: BTreeSet<String>,
 }
 
 impl Cluster {
-    /// From the clients of the two lanes.
+    /// A cluster behind two clients: one whose connections only reverts use, and one for the rest.
     pub fn new(revert: Client, forward: Client) -> Self {
-        Self { revert, forward }
+        Self { revert, forward, answered: Arc::default() }
     }
 
     /// The client of a lane.
@@ -126,78 +133,41 @@ impl Cluster {
         }
     }
 
-    fn access(&self, lane: Lane, guard: &Guard) -> Access {
-        let namespace = guard.key.split_once('/').map_or("default", |(namespace, _)| namespace);
-        Access::new(self.client(lane), namespace)
+    /// Notes that the machine has answered the deployment of `release`, the template of `key`'s workload: a restore may replace it.
+    /// A template that nobody has told the machine of is never overwritten.
+    pub fn answered(&self, key: &str, release: &ReleaseId) {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), release.clone());
     }
 
-    /// Makes true what an effect on a workload wants.
+    fn has_answered(&self, key: &str, release: &ReleaseId) -> bool {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).get(key) == Some(release)
+    }
+
+    /// Makes true what `effect` says: `ensureArm`, `ensureWeights`, `ensureRelease` or `ensureHold`.
     pub async fn ensure(&self, subjects: &Subjects, effect: &Effect) -> Outcome {
-        let access = self.access(effect.lane, &subjects.guard);
-        let done = match &effect.action {
-            Action::EnsureArm { release, present: true } => arm::start(&access, subjects, effect, release).await,
-            Action::EnsureArm { release, present: false } => arm::stop(&access, subjects, effect, release).await,
-            Action::EnsureWeights { weights } => traffic::put(&access, subjects, effect, weights).await,
-            Action::EnsureRelease { release } => restore::put(&access, subjects, effect, release).await,
-            Action::EnsureHold { .. } => hold::put(&access, subjects).await,
-            Action::Look(_) | Action::Verify { .. } | Action::EnsureFlag(_) | Action::Notify(_) | Action::Record => {
-                Err(Fault::Invalid(format!("{} is no act on a workload", effect.action.name())))
-            }
+        let workload = match Workload::new(self, subjects, effect) {
+            Ok(workload) => workload,
+            Err(outcome) => return outcome,
         };
-        done.map_or_else(Outcome::from, answer::done)
-    }
-
-    /// Sees the workload: its releases, their members and their health, and the shares of traffic.
-    ///
-    /// # Errors
-    /// The workload is not there, or the API server does not answer; in words.
-    pub async fn see(&self, guard: &Guard) -> Result<Seen, String> {
-        let access = self.access(Lane::Forward, guard);
-        let scene = Scene::read(&access, &guard.spec.workload).await.map_err(said)?;
-        let weights = traffic::seen(&access, &scene, guard.spec.strategy.route()).await.map_err(said)?;
-        let template = &scene.main["spec"]["template"];
-        let release = scene::release_of(template);
-        let current = release.as_ref().ok().map(|release| release.id.clone());
-        let own = current.as_ref().is_some_and(|id| annotation(&scene.main, WRITTEN) == Some(id.0.as_str()));
-        let requester = annotation(&scene.main, REQUESTER).map(str::to_owned);
-        let mut members: BTreeMap<ReleaseId, Vec<Member>> = BTreeMap::new();
-        let mut injected = BTreeMap::new();
-        for member in scene.members() {
-            members.entry(member.release.clone()).or_default().push(Member::of(member.pod));
-            let more = pods::injected(member.pod, template);
-            if !more.is_empty() {
-                injected.insert(member.pod.name_any(), more);
-            }
+        let changed = match &effect.action {
+            Action::EnsureArm { release, present: true } => arm::run(&workload, release).await,
+            Action::EnsureArm { release, present: false } => arm::stop(&workload, &release.id).await,
+            Action::EnsureWeights { weights } => traffic::ensure(&workload, weights).await,
+            Action::EnsureRelease { release } => release::ensure(&workload, release).await,
+            Action::EnsureHold { quarantined } => hold::ensure(&workload, quarantined).await,
+            other => Err(Outcome::Invalid(format!("`{}` is not an effect of a cluster", other.name()))),
+        };
+        match changed {
+            Ok(changed) => Outcome::Done { changed, observed: Observation::Nothing },
+            Err(outcome) => outcome,
         }
-        let observed = Observed { arms: pods::health(&scene), weights, current };
-        Ok(Seen { observed, spec: Some(SeenTemplate { release, requester, own }), members, injected })
     }
 
-    /// Whether the router would take a write now: asked by a dry run.
+    /// Looks at a guard's workload. Releases that are `known` are called as they are known.
     ///
     /// # Errors
-    /// Why it would not, in words.
-    pub async fn route_is_writable(&self, subjects: &Subjects) -> Result<(), String> {
-        traffic::would_take(&self.access(Lane::Revert, &subjects.guard), subjects).await.map_err(said)
-    }
-}
-
-/// A fault in words.
-fn said(fault: Fault) -> String {
-    match Outcome::from(fault) {
-        Outcome::Transient { what, .. }
-        | Outcome::Denied(what)
-        | Outcome::Superseded(what)
-        | Outcome::Invalid(what)
-        | Outcome::Unknown(what) => what,
-        Outcome::Done { .. } => Json::Null.to_string(),
-    }
-}
-
-impl Member {
-    fn of(pod: &Pod) -> Self {
-        let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).and_then(|ip| ip.parse().ok());
-        let hash = ["pod-template-hash", "controller-revision-hash"].iter().find_map(|label| pod.labels().get(*label)).cloned();
-        Self { pod: pod.name_any(), ip, hash }
+    /// The API server does not answer as it should.
+    pub async fn see(&self, guard: &Guard, known: &[Release]) -> Result<Seen, Fault> {
+        Ok(pods::see(self.client(Lane::Forward), guard, known).await?.seen)
     }
 }

@@ -1,184 +1,189 @@
-//! Which release gets which share of new requests, by whatever moves them.
+//! `EnsureWeights`: shares of new requests, by whatever moves them.
 //!
-//! A share is written where the router reads it: the weights of an `HTTPRoute`'s or `GRPCRoute`'s backends, those of a
-//! `VirtualService`'s destinations, a Service's selector, or the numbers of pods. Nothing is asked of the cluster before traffic
-//! moves toward stable: two reads, one write.
+//! Toward a candidate the copy is sized and waited for first. Back to stable the route is written before anything else is asked; that
+//! no request can reach another release is looked at afterwards, and until then the effect is not done.
 
 mod ratio;
-mod routes;
-mod service;
-mod shares;
+mod rules;
+mod selector;
 
 use std::collections::BTreeMap;
 
-use serde_json::Value as Json;
+use serde_json::Value;
 
-use self::shares::Table;
-use super::access::{Access, DEPLOYMENT, GRPC_ROUTE, HTTP_ROUTE, Kind, SERVICE, VIRTUAL_SERVICE, annotation, name};
-use super::answer::Fault;
-use super::scene::{Scene, arm_of};
-use super::{ARM_OF, COPY_OF, RELEASE};
+use super::api::{Fault, GRPC_ROUTE, HTTP_ROUTE, Kind, VIRTUAL_SERVICE};
+use super::workload::{Workload, name, release_of};
+use super::{arm, pods, release};
+use crate::core::input::Outcome;
 use crate::core::release::ReleaseId;
 use crate::core::spec::{Percent, Route};
-use crate::core::work::{Effect, Fence};
-use crate::world::perform::Subjects;
+use crate::core::state::Guard;
+use crate::core::time::Span;
+use crate::core::work::Lane;
 
-/// Shares of new requests.
-pub(super) type Weights = BTreeMap<ReleaseId, Percent>;
+/// Soon enough for what moves within a second.
+const SOON: Span = Span(std::time::Duration::from_millis(250));
 
-/// The arms beside the workload, and the Services that lead to them.
-struct Beside {
-    arms: Vec<Json>,
-    services: Vec<Json>,
+/// Which Services get which share: the workload's own, and those of its copies.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Shares {
+    own: Percent,
+    copies: BTreeMap<String, Percent>,
 }
 
-fn route(subjects: &Subjects) -> Result<&Route, Fault> {
-    subjects.guard.spec.strategy.route().ok_or_else(|| Fault::Invalid("this rollout moves no traffic".into()))
-}
-
-/// The kind and name of what is written.
+/// What moves traffic by shares of named backends.
 fn routed(route: &Route) -> Option<(Kind, &str)> {
     match route {
         Route::HttpRoute(named) => Some((HTTP_ROUTE, &named.name)),
         Route::GrpcRoute(named) => Some((GRPC_ROUTE, &named.name)),
         Route::VirtualService(named) => Some((VIRTUAL_SERVICE, &named.name)),
-        Route::Service(named) => Some((SERVICE, &named.name)),
-        Route::ReplicaRatio {} => None,
+        Route::Service(_) | Route::ReplicaRatio {} => None,
     }
 }
 
-async fn beside(access: &Access, workload: &str) -> Result<Beside, Fault> {
-    let of = format!("{ARM_OF}={workload}");
-    let (arms, services) = futures::try_join!(access.list_now(DEPLOYMENT, &of), access.list_now(SERVICE, &of))?;
-    Ok(Beside { arms, services })
-}
-
-impl Beside {
-    /// Where each release's requests go. What has no arm is the workload's own.
-    fn table(&self, weights: &Weights) -> Table {
-        let mut table = Table::default();
-        for (release, share) in weights {
-            let arm = arm_of(&self.arms, release).is_some();
-            if !arm {
-                table.own += share.fraction();
-                continue;
-            }
-            for service in self.services.iter().filter(|service| annotation(service, RELEASE) == Some(release.0.as_str())) {
-                let base = annotation(service, COPY_OF).unwrap_or_default();
-                table.arms.entry(base.to_owned()).or_default().insert(name(service).to_owned(), share.fraction());
-            }
-        }
-        for service in &self.services {
-            let base = annotation(service, COPY_OF).unwrap_or_default().to_owned();
-            table.arms.entry(base).or_default().entry(name(service).to_owned()).or_insert(0.0);
-        }
-        table
+/// Gives each release its share of new requests; whether something had to be written.
+pub(super) async fn ensure(workload: &Workload<'_>, weights: &BTreeMap<ReleaseId, Percent>) -> Result<bool, Outcome> {
+    let sum: f64 = weights.values().map(|share| share.percent()).sum();
+    if (sum - 100.0).abs() > 0.01 {
+        return Err(Outcome::Invalid(format!("weights sum to {sum}%: expected 100%")));
+    }
+    match workload.route() {
+        None => alone(workload, weights).await.map(|()| false),
+        Some(Route::ReplicaRatio {}) => ratio::ensure(workload, weights).await,
+        Some(route) if workload.effect.lane == Lane::Revert => back(workload, route, weights).await,
+        Some(route) => forward(workload, route, weights).await,
     }
 }
 
-/// Whether this only leads back to stable: then nothing is waited for.
-fn is_safe(effect: &Effect, weights: &Weights) -> bool {
-    matches!(&effect.fence, Fence::Stable(stable) if weights.get(stable) == Some(&Percent::FULL))
+/// First the write, then the questions.
+async fn back(workload: &Workload<'_>, route: &Route, weights: &BTreeMap<ReleaseId, Percent>) -> Result<bool, Outcome> {
+    // Without an answer, what serves is in the workload itself: copies are of candidates.
+    let copies = workload.copies().await.unwrap_or_default();
+    let shares = spread(weights, &copies, None);
+    let changed = write(workload, route, &shares, None).await?;
+    if shares.own > Percent::ZERO {
+        alone(workload, weights).await?;
+    }
+    Ok(changed)
 }
 
-/// Gives each release its share.
-pub(super) async fn put(access: &Access, subjects: &Subjects, effect: &Effect, weights: &Weights) -> Result<bool, Fault> {
-    let (kind, workload) = super::scene::object(&subjects.guard.spec.workload)?;
-    let moved_by = route(subjects)?;
-    let safe = is_safe(effect, weights);
-    let Some((routed, route_name)) = routed(moved_by) else {
-        return ratio::put(access, subjects, effect, weights).await;
-    };
-    let (object, beside) = futures::try_join!(access.must(routed, route_name), beside(access, workload))?;
-    if !safe {
-        grow(access, &beside, weights, &access.must(kind, workload).await?).await?;
+/// First the pods, then the write.
+async fn forward(workload: &Workload<'_>, route: &Route, weights: &BTreeMap<ReleaseId, Percent>) -> Result<bool, Outcome> {
+    let object = workload.read().await?;
+    let copies = workload.copies().await?;
+    let own = (release::rolled_out(&object).is_ok()).then(|| release_of(&object)).flatten();
+    let shares = spread(weights, &copies, own.as_ref());
+    let mut changed = false;
+    for (called, share) in &shares.copies {
+        changed |= ready(workload, &copies, called, arm::share_of(&object, *share)).await?;
     }
-    match moved_by {
-        Route::Service(_) => service::put(access, subjects, effect, &object, &beside, weights).await,
-        _ => routes::put(access, subjects, effect, routed, &object, &beside.table(weights), safe).await,
-    }
-}
-
-/// Members first, requests then.
-async fn grow(access: &Access, beside: &Beside, weights: &Weights, main: &Json) -> Result<(), Fault> {
-    let replicas = main["spec"]["replicas"].as_u64().map_or(1, |_| super::access::number(&main["spec"]["replicas"]));
-    for (release, share) in weights.iter().filter(|(_, share)| **share > Percent::ZERO) {
-        if let Some(arm) = arm_of(&beside.arms, release) {
-            super::arm::scale(access, arm, super::arm::members_for(replicas, *share)).await?;
+    if shares.own > Percent::ZERO {
+        let sets = workload.own_sets(&object).await?;
+        let homeless = weights.iter().find(|(id, share)| {
+            let in_copy = copies.iter().any(|copy| release_of(copy).as_ref() == Some(id));
+            **share > Percent::ZERO && !in_copy && !sets.iter().any(|(of, wanted, _)| of == *id && *wanted > 0)
+        });
+        if let Some((id, _)) = homeless {
+            let what = format!("release {id} has no members here: ensure its arm first");
+            return Err(Outcome::Transient { what, retry_after: None });
         }
     }
-    Ok(())
+    Ok(write(workload, route, &shares, Some(&object)).await? || changed)
 }
 
-/// That a release gets no requests any more.
-pub(super) async fn must_be_idle(access: &Access, subjects: &Subjects, release: &ReleaseId) -> Result<(), Fault> {
-    let (_, workload) = super::scene::object(&subjects.guard.spec.workload)?;
-    let Some((routed, route_name)) = subjects.guard.spec.strategy.route().and_then(routed) else { return Ok(()) };
-    let (object, beside) = futures::try_join!(access.get(routed, route_name), beside(access, workload))?;
-    let Some(object) = object else { return Ok(()) };
-    let services: Vec<&str> = beside.of(release);
-    let share = match routed {
-        SERVICE => service::leads_to(&object, release),
-        _ => services
-            .iter()
-            .map(|service| shares::share_of(routes::rules(routed, &object), routed == VIRTUAL_SERVICE, service))
-            .fold(0.0, f64::max),
-    };
-    if share > 0.0 { Err(Fault::Pending(format!("{release} still gets {:.1}% of the requests", share * 100.0))) } else { Ok(()) }
-}
-
-impl Beside {
-    fn of(&self, release: &ReleaseId) -> Vec<&str> {
-        self.services.iter().filter(|service| annotation(service, RELEASE) == Some(release.0.as_str())).map(name).collect()
-    }
-}
-
-/// Takes a release that gets nothing out of the route.
-pub(super) async fn forget(access: &Access, subjects: &Subjects, release: &ReleaseId) -> Result<(), Fault> {
-    let (_, workload) = super::scene::object(&subjects.guard.spec.workload)?;
-    let Some((routed, route_name)) = subjects.guard.spec.strategy.route().and_then(routed) else { return Ok(()) };
-    if routed == SERVICE {
-        return Ok(());
-    }
-    let (object, beside) = futures::try_join!(access.get(routed, route_name), beside(access, workload))?;
-    let Some(object) = object else { return Ok(()) };
-    routes::drop_idle(access, routed, &object, &beside.of(release)).await
-}
-
-/// The shares as the router has them; absent where nothing says.
-pub(super) async fn seen(access: &Access, scene: &Scene, moved_by: Option<&Route>) -> Result<Weights, Fault> {
-    let own = scene.own_ready();
-    let Some((routed, route_name)) = moved_by.and_then(routed) else { return Ok(ratio::seen(scene)) };
-    let Some(object) = access.get(routed, route_name).await? else { return Ok(Weights::new()) };
-    let services = access.list(SERVICE, &format!("{ARM_OF}={}", name(&scene.main))).await?;
-    let mut weights = Weights::new();
-    let mut left = 1.0;
-    for service in &services {
-        let Some(release) = annotation(service, RELEASE).map(|id| ReleaseId(id.to_owned())) else { continue };
-        let share = match routed {
-            SERVICE => service::leads_to(&object, &release),
-            _ => shares::share_of(routes::rules(routed, &object), routed == VIRTUAL_SERVICE, name(service)),
-        };
-        if share > 0.0 {
-            left -= share;
-            weights.insert(release, Percent::new(share * 100.0));
+/// A release that runs in a copy gets its share there, unless the workload itself runs nothing else by now.
+fn spread(weights: &BTreeMap<ReleaseId, Percent>, copies: &[Value], own: Option<&ReleaseId>) -> Shares {
+    let mut shares = Shares::default();
+    for (id, share) in weights.iter().filter(|(_, share)| **share > Percent::ZERO) {
+        let copy = copies.iter().find(|copy| release_of(copy).as_ref() == Some(id)).filter(|_| own != Some(id));
+        match copy {
+            Some(copy) => drop(shares.copies.insert(name(copy).to_owned(), *share)),
+            None => shares.own = Percent::new(shares.own.percent() + share.percent()),
         }
     }
-    let total: u32 = own.values().sum();
-    for (release, ready) in own.into_iter().filter(|_| left > 1e-9 && total > 0) {
-        let share = weights.get(&release).map_or(0.0, |known| known.percent()) + left * 100.0 * f64::from(ready) / f64::from(total);
-        if ready > 0 {
-            weights.insert(release, Percent::new((share * 1e6).round() / 1e6));
-        }
-    }
-    Ok(weights)
+    shares
 }
 
-/// Whether the router would take a write: the same patch as a dry run.
-pub(super) async fn would_take(access: &Access, subjects: &Subjects) -> Result<(), Fault> {
-    let Some((routed, route_name)) = subjects.guard.spec.strategy.route().and_then(routed) else { return Ok(()) };
-    let object = access.must(routed, route_name).await?;
-    let mut edits = super::access::Edits::default();
-    edits.annotate(&object, "backstop.dev/probe", Some("dry run"));
-    access.patch(routed, route_name, edits, true).await.map(drop)
+/// Has a copy grow to so many pods, and waits for them; whether it had to grow.
+async fn ready(workload: &Workload<'_>, copies: &[Value], called: &str, wanted: u64) -> Result<bool, Outcome> {
+    let Some(copy) = copies.iter().find(|copy| name(copy) == called) else { return Ok(false) };
+    let grown = copy["spec"]["replicas"].as_u64().unwrap_or(1) < wanted && arm::scale(workload, called, wanted).await?;
+    let ready = copy["status"]["readyReplicas"].as_u64().unwrap_or(0);
+    if ready < wanted {
+        return Err(Outcome::Transient { what: format!("{ready} of {wanted} pods of {called} can serve"), retry_after: Some(SOON) });
+    }
+    Ok(grown)
+}
+
+/// Writes the route. `object` is the workload where Services may be looked up; on the way back nothing is.
+async fn write(workload: &Workload<'_>, route: &Route, shares: &Shares, object: Option<&Value>) -> Result<bool, Outcome> {
+    match (route, routed(route)) {
+        (_, Some((kind, named))) => rules::write(workload, kind, named, shares, object).await,
+        (Route::Service(named), None) => selector::write(workload, &named.name, shares).await,
+        (_, None) => Ok(false),
+    }
+}
+
+/// Whether the pods that can serve are all of releases that have a share.
+async fn alone(workload: &Workload<'_>, weights: &BTreeMap<ReleaseId, Percent>) -> Result<(), Outcome> {
+    let seen = pods::see(&workload.objects.client, &workload.subjects.guard, &[]).await?;
+    let left = seen.own.iter().find(|(id, ready)| **ready > 0 && weights.get(id).is_none_or(|share| *share == Percent::ZERO));
+    match left {
+        Some((id, ready)) => {
+            let what = format!("{ready} pods of release {id} serve until the workload's template is replaced");
+            Err(Outcome::Transient { what, retry_after: Some(SOON) })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Gives the workload's own pods all requests, after it has rolled; whether that had to be written.
+pub(super) async fn to_own(workload: &Workload<'_>, object: &Value) -> Result<bool, Outcome> {
+    let Some(route) = workload.route() else { return Ok(false) };
+    write(workload, route, &Shares { own: Percent::FULL, copies: BTreeMap::new() }, Some(object)).await
+}
+
+/// Whether a request can still reach a copy by the route.
+pub(super) async fn reaches(workload: &Workload<'_>, copy: &str) -> Result<bool, Outcome> {
+    let Some(route) = workload.route() else { return Ok(false) };
+    match (route, routed(route)) {
+        (_, Some((kind, named))) => rules::names(workload, kind, named, copy).await,
+        (Route::Service(named), None) => selector::names(workload, &named.name, copy).await,
+        (_, None) => Ok(false),
+    }
+}
+
+/// The Service of the workload that its route names.
+///
+/// # Errors
+/// There is none, or more than one.
+pub(super) async fn service_of(workload: &Workload<'_>, object: &Value) -> Result<Value, Outcome> {
+    let Some((kind, named)) = workload.route().and_then(routed) else { return Err(Outcome::Invalid("no route names a Service".into())) };
+    let route = rules::read(workload, kind, named).await?;
+    let mut services = workload.services(object).await?;
+    services.retain(|service| rules::mentions(kind, &route, name(service)));
+    match services.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(Outcome::Invalid(format!("{} {named} names no Service that selects the pods of {}", kind.name, workload.name))),
+        many => {
+            let names: Vec<&str> = many.iter().map(name).collect();
+            Err(Outcome::Invalid(format!("{} {named} names {}: expected one Service of {}", kind.name, names.join(" and "), workload.name)))
+        }
+    }
+}
+
+/// The shares of copies as the route has them, by the copy's name; absent where the pods decide.
+pub(super) async fn shares(
+    objects: &super::api::Objects,
+    guard: &Guard,
+    copies: &[Value],
+) -> Result<Option<BTreeMap<String, Percent>>, Fault> {
+    let Some(route) = super::workload::route(guard) else { return Ok(None) };
+    match (route, routed(route)) {
+        (_, Some((kind, named))) => Ok(objects.get(kind, named).await?.map(|route| rules::shares(kind, &route, copies))),
+        (Route::Service(named), None) => {
+            Ok(objects.get(super::api::SERVICE, &named.name).await?.map(|service| selector::shares(&service, copies)))
+        }
+        (_, None) => Ok(None),
+    }
 }

@@ -1,93 +1,124 @@
-//! No router: an arm's share of the ready pods is its share of the traffic, as near as whole pods come.
+//! No router: pods of both arms stand behind the same Service, and a share of pods is a share of requests.
 
-use serde_json::json;
+use std::collections::BTreeMap;
 
-use super::Weights;
+use serde_json::Value;
+
+use super::super::workload::{Workload, name, release_of};
+use super::super::{arm, fences, release, scaler};
+use super::{SOON, alone, ready};
+use crate::core::input::Outcome;
 use crate::core::release::ReleaseId;
 use crate::core::spec::Percent;
-use crate::core::work::Effect;
-use crate::world::kubernetes::access::{Access, DEPLOYMENT, Edits, annotation, name, number};
-use crate::world::kubernetes::answer::Fault;
-use crate::world::kubernetes::scene::{Scene, arm_of};
-use crate::world::kubernetes::{RELEASE, WRITTEN, fences};
-use crate::world::perform::Subjects;
+use crate::core::work::Lane;
 
-/// Members that an arm needs beside `own` for its share; none if it gets everything.
-fn members(own: u32, share: Percent) -> Option<u32> {
-    let rest = 1.0 - share.fraction();
-    if rest <= 1e-9 {
-        return None;
+/// The largest share by pods that are added, four times those of the workload; beyond it the workload itself rolls.
+const ADDED_MAX: f64 = 80.0;
+
+/// Gives each release its share of the pods; whether something had to be written.
+pub(super) async fn ensure(workload: &Workload<'_>, weights: &BTreeMap<ReleaseId, Percent>) -> Result<bool, Outcome> {
+    let (object, _) = workload.objects.rewrite(workload.kind, workload.name, |object, edit| fences::pass(workload, object, edit)).await?;
+    let copies = workload.copies().await?;
+    let shares: Vec<(&ReleaseId, Percent)> =
+        weights.iter().filter(|(_, share)| **share > Percent::ZERO).map(|(id, share)| (id, *share)).collect();
+    match shares.as_slice() {
+        [(all, _)] => everything(workload, &object, &copies, all, weights).await,
+        [one, other] => {
+            let (candidate, stable) = if workload.subjects.stable.as_ref() == Some(one.0) { (other, one) } else { (one, other) };
+            if candidate.1.percent() > ADDED_MAX {
+                return promote(workload, &object, &copies, (candidate.0, *stable), weights).await;
+            }
+            let Some(copy) = copy_of(&copies, candidate.0) else {
+                let what = format!("release {} has no members here: ensure its arm first", candidate.0);
+                return Err(Outcome::Transient { what, retry_after: None });
+            };
+            ready(workload, &copies, name(copy), beside(&object, candidate.1)).await
+        }
+        _ => Err(Outcome::Invalid("pods are shared between two releases at most".into())),
     }
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of pods")]
-    let count = (f64::from(own) * share.fraction() / rest).round() as u32;
-    Some(if share > Percent::ZERO { count.max(1) } else { 0 })
 }
 
-/// Gives each arm as many members as make its share; everything for an arm means that the workload itself becomes it.
-pub(super) async fn put(access: &Access, subjects: &Subjects, effect: &Effect, weights: &Weights) -> Result<bool, Fault> {
-    let scene = Scene::read(access, &subjects.guard.spec.workload).await?;
-    let mut edits = Edits::default();
-    fences::pass(&scene.main, subjects, effect, &mut edits)?;
-    let mut whole = None;
-    let mut pending = None;
+fn copy_of<'a>(copies: &'a [Value], id: &ReleaseId) -> Option<&'a Value> {
+    copies.iter().find(|copy| release_of(copy).as_ref() == Some(id))
+}
+
+/// So many pods beside the workload's own that they are this share of all.
+fn beside(object: &Value, share: Percent) -> u64 {
+    arm::share_of(object, Percent::new(100.0 * share.percent() / share.rest().percent()))
+}
+
+/// Takes every other release out from behind the Service. Copies go at once; the workload's own pods with its template.
+async fn everything(
+    workload: &Workload<'_>,
+    object: &Value,
+    copies: &[Value],
+    all: &ReleaseId,
+    weights: &BTreeMap<ReleaseId, Percent>,
+) -> Result<bool, Outcome> {
     let mut changed = false;
-    for arm in &scene.arms {
-        let release = ReleaseId(annotation(arm, RELEASE).unwrap_or_default().to_owned());
-        let share =
-            if arm_of(&scene.arms, &release).is_some() { weights.get(&release).copied().unwrap_or(Percent::ZERO) } else { Percent::ZERO };
-        let Some(wanted) = members(scene.replicas(), share) else {
-            whole = Some(release);
-            continue;
-        };
-        let old = &arm["spec"]["replicas"];
-        if number(old) != wanted {
-            let mut scaled = Edits::default();
-            scaled.set("/spec/replicas", Some(old), Some(&json!(wanted)));
-            access.patch(DEPLOYMENT, name(arm), scaled, false).await?;
-            changed = true;
-        }
-        let ready = number(&arm["status"]["readyReplicas"]);
-        if ready != wanted || changed {
-            pending = Some(format!("{ready} members of {} are ready, {wanted} are wanted", name(arm)));
-        }
+    let rolls = release_of(object).as_ref() == Some(all) && workload.effect.lane == Lane::Forward;
+    if rolls {
+        // The last stage: other pods go when these can serve.
+        changed |= roll(workload, all).await?;
+        release::rolled_out(&workload.read().await?)?;
     }
-    if let Some(release) = whole {
-        let paused = scene.main["spec"].get("paused").filter(|paused| **paused == json!(true));
-        changed |= paused.is_some();
-        edits.set("/spec/paused", paused, None);
-        if paused.is_some() {
-            edits.annotate(&scene.main, WRITTEN, Some(&release.0));
-        }
-        let own = scene.own_ready();
-        if own.iter().any(|(id, ready)| *id != release && *ready > 0) || own.get(&release).is_none_or(|ready| *ready < scene.replicas()) {
-            pending = Some(format!("not all pods of {} are of {release} yet", name(&scene.main)));
-        }
+    for copy in copies.iter().filter(|copy| release_of(copy).as_ref() != Some(all)) {
+        changed |= arm::scale(workload, name(copy), 0).await?;
     }
-    if !edits.is_empty() {
-        access.patch(DEPLOYMENT, name(&scene.main), edits, false).await?;
+    let own = alone(workload, weights).await;
+    let Some(copy) = copy_of(copies, all) else { return own.map(|()| changed) };
+    if own.is_err() {
+        // It takes what the others leave, until the workload runs it.
+        let enough = object["spec"]["replicas"].as_u64().unwrap_or(1);
+        if copy["spec"]["replicas"].as_u64().unwrap_or(1) < enough {
+            arm::scale(workload, name(copy), enough).await?;
+        }
+        return own.map(|()| changed);
     }
-    pending.map_or(Ok(changed), |what| Err(Fault::Pending(what)))
+    arm::remove(workload, copy).await?;
+    scaler::give_back(workload).await?;
+    Ok(true)
 }
 
-/// The share of each release among the ready pods.
-pub(super) fn seen(scene: &Scene) -> Weights {
-    let mut ready: std::collections::BTreeMap<ReleaseId, u32> = std::collections::BTreeMap::new();
-    for member in scene.members().filter(|member| crate::world::kubernetes::pods::is_ready(member.pod)) {
-        *ready.entry(member.release.clone()).or_default() += 1;
+/// Rolls the workload itself, with the held-back share in a copy of stable that is there first.
+async fn promote(
+    workload: &Workload<'_>,
+    object: &Value,
+    copies: &[Value],
+    (candidate, (stable, held_back)): (&ReleaseId, (&ReleaseId, Percent)),
+    weights: &BTreeMap<ReleaseId, Percent>,
+) -> Result<bool, Outcome> {
+    let baseline = beside(object, held_back);
+    let Some(release) = workload.known(stable) else {
+        return Err(Outcome::Transient { what: format!("the template of release {stable} is not known"), retry_after: None });
+    };
+    let mut changed = match copy_of(copies, stable) {
+        Some(copy) => ready(workload, copies, name(copy), baseline).await?,
+        None => {
+            arm::copy(workload, object, release, "baseline", baseline).await?;
+            return Err(Outcome::Transient { what: format!("{baseline} pods of {release} start as baseline"), retry_after: Some(SOON) });
+        }
+    };
+    changed |= roll(workload, candidate).await?;
+    release::rolled_out(&workload.read().await?)?;
+    if let Some(copy) = copy_of(copies, candidate) {
+        arm::remove(workload, copy).await?;
+        changed = true;
     }
-    let total: u32 = ready.values().sum();
-    let share = |count: u32| Percent::new((f64::from(count) / f64::from(total) * 1e8).round() / 1e6);
-    ready.into_iter().filter(|_| total > 0).map(|(release, count)| (release, share(count))).collect()
+    alone(workload, weights).await?;
+    Ok(changed)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whole_pods_come_as_near_as_they_can() {
-        let of = |own, percent| members(own, Percent::new(percent));
-        assert_eq!((of(9, 10.0), of(3, 5.0), of(4, 50.0), of(10, 0.0)), (Some(1), Some(1), Some(4), Some(0)));
-        assert_eq!(of(4, 100.0), None);
-    }
+/// Lets the workload roll to the template that waits in it.
+async fn roll(workload: &Workload<'_>, id: &ReleaseId) -> Result<bool, Outcome> {
+    let rewritten = workload.objects.rewrite(workload.kind, workload.name, |object, edit| {
+        if release_of(object).as_ref() != Some(id) {
+            return Err(Outcome::Superseded(format!("{} has another template by now", workload.name)));
+        }
+        if object["spec"]["paused"] == true {
+            edit.set("/spec/paused", Value::Null);
+        }
+        fences::pass(workload, object, edit)
+    });
+    Ok(rewritten.await?.1)
 }
