@@ -89,6 +89,7 @@ fn a_canary_moves_in_every_rule_and_its_revert_moves_no_stable_pod() {
     assert_eq!(backends(&rig), untouched("moves"), "traffic is back before any gateway says a word");
     rig.does_with(&back, || rig.gateway("httproute"));
     assert!(matches!(rig.once(&late), Outcome::Superseded(_)), "a step that was under way comes too late");
+    assert_eq!(rig.copy().expect("a copy")["spec"]["replicas"], 2, "and nothing grows for it");
 
     rig.know(&b, Standing::Bad);
     assert!(rig.does(&rig.restore(&rig.release(&a))));
@@ -146,6 +147,8 @@ fn nothing_stands_in_front_of_the_way_back() {
     rig.does(&rig.arm(&b, false));
     rig.does(&rig.arm(&c, true));
     rig.does_with(&rig.step(&c, 50.0), || rig.gateway("httproute"));
+    let service = rig.cluster.get("service", &["blocked-candidate"]);
+    assert_eq!(service["spec"]["selector"]["backstop.dev/release"], c.id.0, "the copy before left nothing behind");
     rig.cluster.kubectl(&["delete", "service", "blocked", "blocked-candidate", "--ignore-not-found"]);
     rig.cluster.kubectl(&["delete", "deployment", "blocked", "--cascade=orphan"]);
     rig.once(&rig.back());

@@ -50,3 +50,23 @@ fn a_deployment_a_stateful_set_and_a_daemon_set_get_their_template_back() {
     let rig = Rig::of("daemonSet", "everywhere", 2, &document("DaemonSet", "everywhere"));
     rolls_and_goes_back(&rig, "daemonset/everywhere");
 }
+
+#[test]
+fn a_stateful_set_that_broke_at_its_first_pod_is_mended() {
+    crate::needs_cluster!("a_stateful_set_that_broke_at_its_first_pod_is_mended");
+    let rig = Rig::of("statefulSet", "stuck", 2, &document("StatefulSet", "stuck"));
+    let a = rig.stable();
+    let patch = json!({"spec": {"template": {
+        "metadata": {"annotations": {"test/behaviour": "crash"}}, "spec": {"containers": [{"name": "main", "image": image('b')}]},
+    }}});
+    rig.cluster.kubectl(&["patch", "statefulset", "stuck", "--type=strategic", "--patch", &patch.to_string()]);
+    let b = rig.template();
+    rig.know(&b, Standing::Bad);
+    let failing = |seen: &backstop::world::kubernetes::Seen| seen.observed.arms.get(&b.id).is_some_and(|arm| arm.failing.is_some());
+    rig.until("its first pod crashes", failing);
+    assert!(rig.does(&rig.restore(&rig.release(&a))));
+    rig.until("the old one runs alone", |seen| {
+        seen.observed.arms.len() == 1 && seen.observed.arms.get(&a).is_some_and(|arm| arm.ready == 2)
+    });
+    rig.does(&rig.back());
+}

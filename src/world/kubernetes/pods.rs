@@ -9,7 +9,7 @@ use kube::Client;
 use serde_json::Value;
 
 use super::api::{DEPLOYMENT, Fault, Kind, Objects, POD, REPLICA_SET};
-use super::workload::{self, OF, STAMPS, WROTE, copies, is_owned, name, place, release, release_of, revisions, selector, uid};
+use super::workload::{self, OF, STAMPS, WROTE, copies, is_owned, name, owned, place, release, release_of, revisions, selector, uid};
 use super::{Member, Seen, SeenTemplate, traffic};
 use crate::core::input::{ArmHealth, Observed};
 use crate::core::release::{Release, ReleaseId};
@@ -57,6 +57,7 @@ pub(super) async fn see(client: &Client, guard: &Guard, known: &[Release]) -> Re
 async fn read(objects: &Objects, kind: Kind, object: Value, known: &[Release]) -> Result<Read, Fault> {
     let own = selector(&object);
     let (pods, copies) = futures::try_join!(objects.list(POD, &own), copies(objects, kind, name(&object)))?;
+    let copies = owned(copies, &object);
     let mut read = Read { kind, object, copies, releases: BTreeMap::new(), sets: Vec::new(), pods };
     if kind == DEPLOYMENT {
         read.sets = objects.list(REPLICA_SET, &own).await?;
