@@ -5,6 +5,8 @@ mod bed;
 #[path = "cluster/mod.rs"]
 mod cluster;
 
+#[path = "kubernetes_act/admission.rs"]
+mod admission;
 #[path = "kubernetes_act/canary.rs"]
 mod canary;
 #[path = "kubernetes_act/observe.rs"]

@@ -85,7 +85,9 @@ fn a_canary_moves_in_every_rule_and_its_revert_moves_no_stable_pod() {
 
     let late = rig.step(&b, 80.0);
     let back = rig.back();
+    let begin = backstop::world::clock::instant();
     rig.once(&back);
+    eprintln!("traffic was written back within {:.1?}", begin.elapsed());
     assert_eq!(backends(&rig), untouched("moves"), "traffic is back before any gateway says a word");
     rig.does_with(&back, || rig.gateway("httproute"));
     assert!(matches!(rig.once(&late), Outcome::Superseded(_)), "a step that was under way comes too late");

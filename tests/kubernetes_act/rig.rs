@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use crate::bed;
-use crate::cluster::{self, Cluster};
+use crate::cluster::{self, Cluster, User};
 
 pub const SOON: Duration = Duration::from_mins(2);
 
@@ -103,12 +103,7 @@ impl Rig {
     fn new(kind: &'static str, name: &str, strategy: &Value) -> Self {
         let cluster = shared();
         let runtime = Runtime::new().expect("a runtime");
-        let client = |kubeconfig: Kubeconfig| async {
-            let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a configuration");
-            Client::try_from(config).expect("a client")
-        };
-        let read = || Kubeconfig::read_from(cluster.admin().kubeconfig()).expect("a kubeconfig");
-        let act = runtime.block_on(async { Act::new(client(read()).await, client(read()).await) });
+        let act = runtime.block_on(act_as(&cluster.admin()));
         let spec = json!({
             "workload": {kind: {"name": name}}, "arms": {"by": "pod"}, "source": "prometheus", "attestation": {"policy": "release"},
             "objectives": [{"name": "availability", "good": "99%", "ratio": {"bad": "bad_total", "total": "all_total"}}],
@@ -128,6 +123,11 @@ impl Rig {
             stable: RefCell::new(None),
             ledger: RefCell::default(),
         }
+    }
+
+    /// From now on effects are those of somebody else.
+    pub fn becomes(&mut self, user: &User) {
+        self.act = self.runtime.block_on(act_as(user));
     }
 
     /// What runs is stable and known good.
@@ -318,6 +318,15 @@ impl Rig {
         }]}});
         self.cluster.kubectl(&["patch", kind, &self.name, "--subresource=status", "--type=merge", "--patch", &status.to_string()]);
     }
+}
+
+async fn act_as(user: &User) -> Act {
+    let client = || async {
+        let kubeconfig = Kubeconfig::read_from(user.kubeconfig()).expect("a kubeconfig");
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a configuration");
+        Client::try_from(config).expect("a client")
+    };
+    Act::new(client().await, client().await)
 }
 
 fn service(name: &str) -> String {

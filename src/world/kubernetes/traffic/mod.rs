@@ -179,8 +179,8 @@ pub(super) async fn service_of(workload: &Workload<'_>, object: &Value) -> Resul
         [one] => Ok(one.clone()),
         [] => Err(Outcome::Invalid(format!("{} {named} names no Service that selects the pods of {}", kind.name, workload.name))),
         many => {
-            let names: Vec<&str> = many.iter().map(name).collect();
-            Err(Outcome::Invalid(format!("{} {named} names {}: expected one Service of {}", kind.name, names.join(" and "), workload.name)))
+            let all: Vec<&str> = many.iter().map(name).collect();
+            Err(Outcome::Invalid(format!("{} {named} names {}: expected one Service of {}", kind.name, all.join(" and "), workload.name)))
         }
     }
 }
