@@ -196,6 +196,8 @@ fn what_an_attacker_writes_into_a_replica_set_never_goes_back() {
     let set = sets[0]["metadata"]["name"].as_str().expect("a name");
     let edit = json!([{"op": "add", "path": "/spec/template/spec/containers/0/env", "value": [{"name": "EVIL", "value": "1"}]}]);
     rig.cluster.kubectl(&["patch", "replicaset", set, "--type=json", "--patch", &edit.to_string()]);
+    let seen = rig.observed();
+    assert_eq!(seen.arms.get(&a.id).map(|arm| arm.ready), Some(1), "its pods are stable's all the same: {seen:?}");
     assert!(rig.does(&rig.restore(&a)));
     assert_eq!(rig.template().id, a.id);
     assert_eq!(rig.object()["spec"]["template"]["spec"]["containers"][0]["env"], Value::Null);

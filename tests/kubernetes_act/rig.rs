@@ -175,7 +175,8 @@ impl Rig {
     }
 
     pub fn see(&self) -> Seen {
-        self.runtime.block_on(self.act.see(&self.guard, &[])).expect("the API server answers")
+        let known: Vec<Release> = self.ledger.borrow().values().map(|record| record.release.clone()).collect();
+        self.runtime.block_on(self.act.see(&self.guard, &known)).expect("the API server answers")
     }
 
     pub fn observed(&self) -> Observed {

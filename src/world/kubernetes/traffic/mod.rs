@@ -16,7 +16,7 @@ use super::edit::Edit;
 use super::workload::{Workload, name, release_of};
 use super::{arm, fences, pods, release};
 use crate::core::input::Outcome;
-use crate::core::release::ReleaseId;
+use crate::core::release::{Release, ReleaseId};
 use crate::core::spec::{Percent, Route};
 use crate::core::state::Guard;
 use crate::core::time::Span;
@@ -139,7 +139,8 @@ async fn write(workload: &Workload<'_>, route: &Route, shares: &Shares, object: 
 
 /// Whether the pods that can serve are all of releases that have a share.
 async fn alone(workload: &Workload<'_>, weights: &BTreeMap<ReleaseId, Percent>) -> Result<(), Outcome> {
-    let seen = pods::see(&workload.objects.client, &workload.subjects.guard, &[]).await?;
+    let known: Vec<Release> = workload.subjects.ledger.iter().map(|record| record.release.clone()).collect();
+    let seen = pods::see(workload.cluster, workload.effect.lane, &workload.subjects.guard, &known).await?;
     let left = seen.own.iter().find(|(id, ready)| **ready > 0 && weights.get(id).is_none_or(|share| *share == Percent::ZERO));
     match left {
         Some((id, ready)) => {
