@@ -1,9 +1,16 @@
-//! A real Kubernetes control plane on 127.0.0.1 with simulated nodes: etcd, API server, controller-manager, scheduler and
-//! kwok. Included as `#[path = "cluster/mod.rs"] mod cluster;` beside `bed`.
+//! A real Kubernetes control plane on 127.0.0.1: etcd, API server, controller-manager and scheduler. Included as
+//! `#[path = "cluster/mod.rs"] mod cluster;` beside `bed`.
 //!
-//! How a pod behaves is said by the annotation `test/behaviour` of its template: `crash`, `pull`, `unready`; see `stages.yaml`.
+//! Its nodes are simulated by kwok (label `node: simulated`): how a pod behaves there is said by the annotation `test/behaviour`
+//! of its template: `crash`, `pull`, `unready`; see `stages.yaml`. One more may be real (label `node: real`): see [`node`].
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses the part that it needs")]
+
+pub mod background;
+pub mod images;
+pub mod metrics;
+pub mod node;
+pub mod router;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -33,6 +40,8 @@ pub fn missing() -> Option<&'static str> {
 /// A cluster that ends with this guard.
 pub struct Cluster {
     // In the order in which they end.
+    node: Option<node::Node>,
+    images: Option<images::Images>,
     kwok: Option<Server>,
     scheduler: Option<Server>,
     controllers: Option<Server>,
@@ -65,7 +74,8 @@ impl Cluster {
             command.arg(format!("--kubeconfig={}", admin.display())).args(["--leader-elect=false", "--secure-port=0"]);
             command.args(["--kube-api-qps=500", "--kube-api-burst=1000"]);
         });
-        let mut cluster = Self { kwok: None, scheduler: Some(scheduler), controllers: Some(controllers), api, etcd, folder };
+        let mut cluster =
+            Self { node: None, images: None, kwok: None, scheduler: Some(scheduler), controllers: Some(controllers), api, etcd, folder };
         cluster.kwok = Some(kwok(&admin));
         cluster.apply(&nodes_yaml(nodes));
         let ready = bed::eventually(START, || {
@@ -76,6 +86,26 @@ impl Cluster {
         });
         assert!(ready.is_some(), "the cluster takes no pods within {START:?}");
         cluster
+    }
+
+    /// The same with one real node and a registry of real images. Ask [`node::missing`] first.
+    pub fn start_with_real_node(nodes: usize) -> Self {
+        let mut cluster = Self::start(nodes);
+        let images = images::Images::start();
+        cluster.node = Some(node::Node::start(&cluster, &images.pause()));
+        cluster.images = Some(images);
+        cluster
+    }
+
+    /// Where the real node pulls from.
+    pub fn images(&self) -> &images::Images {
+        self.images.as_ref().expect("the cluster has a real node")
+    }
+
+    /// Applies the resources of the Gateway API.
+    pub fn apply_gateway_api(&self) {
+        self.kubectl(&["apply", "--server-side", &format!("--filename={}", tool("gateway-api.yaml").display())]);
+        self.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "customresourcedefinitions", "--all"]);
     }
 
     /// Who may do everything.
@@ -263,12 +293,12 @@ fn tool(name: &str) -> PathBuf {
     bed::tool(name).unwrap_or_else(|| panic!("call cluster::missing first: there is no {name}"))
 }
 
-/// A Deployment of one container, labelled `app: NAME`, whose pods behave as `behaviour` says.
+/// A Deployment of one container, labelled `app: NAME`, whose pods run on simulated nodes and behave as `behaviour` says.
 pub fn deployment(name: &str, replicas: u32, image: &str, behaviour: Option<&str>) -> String {
     let annotations = behaviour.map_or_else(String::new, |behaviour| format!(", annotations: {{test/behaviour: {behaviour}}}"));
     format!(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}, namespace: default, labels: {{app: {name}}}}}\nspec:\n  \
          replicas: {replicas}\n  selector: {{matchLabels: {{app: {name}}}}}\n  template:\n    \
-         metadata: {{labels: {{app: {name}}}{annotations}}}\n    spec: {{containers: [{{name: main, image: \"{image}\"}}]}}\n"
+         metadata: {{labels: {{app: {name}}}{annotations}}}\n    spec: {{nodeSelector: {{node: simulated}}, containers: [{{name: main, image: \"{image}\"}}]}}\n"
     )
 }
