@@ -18,6 +18,7 @@ mod disarm;
 mod explain;
 mod freeze;
 mod host;
+mod install;
 mod lift;
 mod pause;
 mod progress;
@@ -112,6 +113,15 @@ pub struct Global {
     /// File with the token for `--server`.
     #[arg(long, global = true, env = "BACKSTOP_TOKEN_FILE", value_name = "FILE", hide_env_values = true)]
     pub token_file: Option<PathBuf>,
+    /// Work on a Kubernetes cluster, with your own rights there, rather than on this machine.
+    #[arg(long, global = true, env = "BACKSTOP_KUBERNETES", hide_env_values = true)]
+    pub kubernetes: bool,
+    /// Which cluster [default: as `kubectl` finds it, else the one whose pod this is]; implies `--kubernetes`.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Backstop's own namespace in the cluster.
+    #[arg(long, global = true, env = "BACKSTOP_NAMESPACE", value_name = "NAME", default_value = "backstop-system", hide_env_values = true)]
+    pub namespace: String,
 }
 
 /// The verbs.
@@ -140,6 +150,7 @@ pub enum Verb {
     Explain(explain::Args),
     Check(check::Args),
     Crd(crd::Args),
+    Install(install::Args),
     Audit(audit::Args),
     Simulate(simulate::Args),
     Completions(completions::Args),
@@ -159,6 +170,7 @@ pub fn run(cli: Cli) -> Result<Exit, Error> {
         Verb::Simulate(args) => return Ok(simulate::run(&args)),
         Verb::Check(args) => return check::run(&args, &global),
         Verb::Crd(crd::Args {}) => return crd::run(&global),
+        Verb::Install(args) => return install::run(args, &global),
         Verb::Explain(args) if args.is_code() => return explain::code(&args, &global),
         _ => {}
     }
@@ -198,7 +210,7 @@ async fn act(verb: Verb, context: &Context) -> Result<Exit, Error> {
         Verb::Verify(args) => verify::run(args, context).await,
         Verb::Explain(args) => explain::run(args, context).await,
         Verb::Audit(args) => audit::run(args, context).await,
-        Verb::Check(_) | Verb::Crd(_) | Verb::Completions(_) | Verb::Simulate(_) | Verb::SampleService(_) => {
+        Verb::Check(_) | Verb::Crd(_) | Verb::Install(_) | Verb::Completions(_) | Verb::Simulate(_) | Verb::SampleService(_) => {
             Err(Error::internal("this verb was already done"))
         }
     }

@@ -122,6 +122,12 @@ impl Cluster {
     pub fn service_account(&self, namespace: &str, name: &str) -> User {
         let namespace_flag = format!("--namespace={namespace}");
         self.kubectl(&["create", "serviceaccount", name, &namespace_flag]);
+        self.token(namespace, name)
+    }
+
+    /// A service account that is there already, by a token of its own.
+    pub fn token(&self, namespace: &str, name: &str) -> User {
+        let namespace_flag = format!("--namespace={namespace}");
         let token = self.kubectl(&["create", "token", name, &namespace_flag]);
         let place = self.folder.path().join(format!("{namespace}-{name}"));
         fs::write(&place, kubeconfig(self.folder.path(), self.api.port, token.trim())).expect("a kubeconfig");
