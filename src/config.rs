@@ -28,8 +28,10 @@ pub struct Paths {
 pub struct Config {
     /// Where state, ledger, audit log, evidence and sockets are.
     pub paths: Paths,
-    /// Files and folders with the documents that people write.
+    /// Files and folders with the documents that people write; none in a cluster.
     pub specs: Vec<PathBuf>,
+    /// The cluster whose documents and workloads are watched, instead.
+    pub cluster: Option<ClusterConfig>,
     /// Loopback address on which the API is also served, with tokens.
     pub listen: Option<SocketAddr>,
     /// Who may do what; `principals.yaml` in the data folder if absent.
@@ -40,6 +42,19 @@ pub struct Config {
     pub notify_url: Option<String>,
     /// File with the bearer token for that.
     pub notify_token_file: Option<PathBuf>,
+}
+
+/// What the controller of a cluster is told at its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// How the API server is reached; as a pod of the cluster if absent.
+    pub kubeconfig: Option<PathBuf>,
+    /// Backstop's own namespace.
+    pub namespace: String,
+    /// The namespaces that are guarded; all if empty.
+    pub namespaces: Vec<String>,
+    /// This replica's name.
+    pub identity: String,
 }
 
 impl Paths {
@@ -106,6 +121,11 @@ pub fn environment() -> Vec<(String, String)> {
 /// `$PATH`, for the host's children.
 pub fn search_path() -> Option<String> {
     std::env::var_os("PATH").and_then(|path| path.into_string().ok())
+}
+
+/// The machine's name, which is a pod's own in a cluster.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Docker's configuration file with registry credentials: below `DOCKER_CONFIG`, else in the home folder; if it is there.

@@ -7,7 +7,15 @@ mod bed;
 #[path = "cluster/mod.rs"]
 mod cluster;
 
+#[path = "attestation/bed.rs"]
+#[allow(dead_code, reason = "a part of it is needed here")]
+mod registry;
+
+#[path = "kubernetes_run/controller.rs"]
+mod controller;
 #[path = "kubernetes_run/house.rs"]
 mod house;
+#[path = "kubernetes_run/images.rs"]
+mod images;
 #[path = "kubernetes_run/store.rs"]
 mod store;

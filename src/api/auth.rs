@@ -9,6 +9,9 @@
 //!   - {tokenSha256: 60303a…, name: release, kind: agent, agentId: release-bot}
 //! ```
 //!
+//! In a cluster, `kubernetes: NAME` is a user name as the API server knows it, such as `system:serviceaccount:ci:deployer`; a star at its
+//! end stands for any end.
+//!
 //! The owner of the data folder and root are people unless the file says otherwise: they could change the file anyway.
 //! Every other uid is unknown, and may stop things and nothing else.
 
@@ -44,7 +47,7 @@ pub enum Peer {
     Network,
 }
 
-/// One principal, as the file has it. Exactly one of `uid` and `tokenSha256`.
+/// One principal, as the file has it. Exactly one of `uid`, `tokenSha256` and `kubernetes`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Principal {
@@ -54,6 +57,9 @@ pub struct Principal {
     /// SHA-256 of the token, in hex.
     #[serde(default)]
     pub token_sha256: Option<String>,
+    /// The user name that the API server of a cluster knows; a star at its end stands for any end.
+    #[serde(default)]
+    pub kubernetes: Option<String>,
     /// Name, as the audit log has it.
     pub name: String,
     /// What sort it is.
@@ -149,6 +155,26 @@ impl Principals {
         }
     }
 
+    /// Who a user of Kubernetes is: the entry of that name, else the longest that ends with a star and fits; unknown if there is none.
+    pub fn of_kubernetes(&self, user: &str, now: jiff::Timestamp) -> Actor {
+        let known = self.known();
+        let fits = |principal: &&Principal| match principal.kubernetes.as_deref() {
+            Some(name) => name == user || name.strip_suffix('*').is_some_and(|start| user.starts_with(start)),
+            None => false,
+        };
+        let valid = |principal: &&Principal| principal.expires.is_none_or(|end| end > now);
+        let length = |principal: &&Principal| {
+            let name = principal.kubernetes.as_deref().unwrap_or_default();
+            (name == user, name.len())
+        };
+        let found = known.iter().filter(fits).filter(valid).max_by_key(length);
+        let assurance = Assurance::Recorded;
+        match found.filter(|_| !user.is_empty()) {
+            Some(principal) => Actor { assurance, ..caller(principal, format!("kubernetes:{user}"), now).actor },
+            None => Actor { principal: format!("kubernetes:{user}"), assurance, ..Actor::default() },
+        }
+    }
+
     fn by_token(&self, token: &str, now: jiff::Timestamp) -> Result<Caller, Problem> {
         let sent = Digest::of(token.as_bytes());
         let known = self.known();
@@ -221,6 +247,15 @@ fn check(principal: &Principal, before: &[Principal]) -> Result<(), &'static str
     if principal.name.is_empty() || principal.name.len() > 128 || principal.name.chars().any(char::is_control) {
         return Err("`name` must be one line of 1 to 128 bytes");
     }
+    if let Some(name) = &principal.kubernetes {
+        return match (&principal.uid, &principal.token_sha256) {
+            (None, None) if before.iter().any(|other| other.kubernetes.as_ref() == Some(name)) => {
+                Err("this `kubernetes` user is listed twice")
+            }
+            (None, None) => Ok(()),
+            _ => Err("exactly one of `uid`, `tokenSha256` and `kubernetes` is needed"),
+        };
+    }
     match (&principal.uid, &principal.token_sha256) {
         (Some(uid), None) if before.iter().any(|other| other.uid == Some(*uid)) => Err("this `uid` is listed twice"),
         (None, Some(hash)) if hash.len() != 64 || hash.bytes().any(|b| !matches!(b, b'0'..=b'9' | b'a'..=b'f')) => {
@@ -228,7 +263,7 @@ fn check(principal: &Principal, before: &[Principal]) -> Result<(), &'static str
         }
         (None, Some(hash)) if before.iter().any(|other| other.token_sha256.as_ref() == Some(hash)) => Err("this token is listed twice"),
         (Some(_), None) | (None, Some(_)) => Ok(()),
-        (Some(_), Some(_)) | (None, None) => Err("exactly one of `uid` and `tokenSha256` is needed"),
+        (Some(_), Some(_)) | (None, None) => Err("exactly one of `uid`, `tokenSha256` and `kubernetes` is needed"),
     }
 }
 
@@ -290,6 +325,19 @@ mod tests {
         assert!(principals.identify(Peer::Network, &bearer("guess"), NOW).is_err());
         // An entry without a token is not opened by an empty one.
         assert!(principals.identify(Peer::Uid(0), &bearer(""), NOW).is_err());
+    }
+
+    #[test]
+    fn users_of_kubernetes_are_known_by_name_and_the_closest_entry_counts() {
+        let (_dir, principals) = principals(
+            "principals:\n  - {kubernetes: 'system:serviceaccount:ci:*', name: ci, kind: automation}\n  \
+             - {kubernetes: 'system:serviceaccount:ci:fixer', name: fixer, kind: agent, agentId: fixer}\n",
+        );
+        let principals = principals.unwrap();
+        let kind = |user| principals.of_kubernetes(user, NOW).kind;
+        assert_eq!(kind("system:serviceaccount:ci:deployer"), ActorKind::Automation);
+        assert_eq!(kind("system:serviceaccount:ci:fixer"), ActorKind::Agent);
+        assert_eq!([kind("alice"), kind(""), kind("*")], [ActorKind::Unknown; 3]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What every verb has at hand: the controller, the screen, the options.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -17,12 +18,23 @@ pub struct Context {
     pub paths: Paths,
     /// The controller.
     pub client: Client,
+    /// The cluster that is worked on, if not this machine.
+    pub cluster: Option<Cluster>,
     /// Whether JSON is wanted.
     pub json: bool,
     /// How text is coloured.
     pub paint: Paint,
     /// Whether standard output is a terminal.
     pub terminal: bool,
+}
+
+/// Which cluster is worked on.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// How it is reached; absent: as `kubectl` finds it.
+    pub kubeconfig: Option<PathBuf>,
+    /// Backstop's own namespace there.
+    pub namespace: String,
 }
 
 /// Whether standard output is coloured.
@@ -55,7 +67,9 @@ impl Context {
             Some(url) => Client::tcp(url, global.token_file.as_deref())?,
             None => Client::unix(paths.socket()),
         };
-        Ok(Self { paths, client, json: global.json, paint: paint(global.color), terminal: std::io::stdout().is_terminal() })
+        let cluster = (global.kubernetes || global.kubeconfig.is_some())
+            .then(|| Cluster { kubeconfig: global.kubeconfig.clone(), namespace: global.namespace.clone() });
+        Ok(Self { paths, client, cluster, json: global.json, paint: paint(global.color), terminal: std::io::stdout().is_terminal() })
     }
 
     /// Prints a value as JSON if that is wanted, else the text.

@@ -15,29 +15,44 @@ use crate::api::alerts::subscription::Subscription;
 use crate::api::alerts::{self, Alerts, Delivery};
 use crate::api::auth::Principals;
 use crate::api::{self, Api, Listener, ScopeFreeze};
-use crate::config::{Config, LogFormat};
+use crate::config::{ClusterConfig, Config, LogFormat, host_name};
 use crate::core::input::Input;
 use crate::error::{Error, Exit};
+use crate::shell::cluster;
 use crate::shell::documents;
 use crate::shell::handle::Handle;
 use crate::shell::rollout::Shared;
-use crate::shell::standalone::Controller;
+use crate::shell::standalone::{Controller, Setup, StartError};
+use crate::spec::Loaded;
 use crate::telemetry::{self, Metrics};
+use crate::world::clock;
+use crate::world::kubernetes::connect::connect;
 use crate::world::notify::Webhook;
+use crate::world::storage::Storage;
 
 /// Run the controller
 ///
 /// State, ledger, evidence and audit log are in the data folder; the API is on the socket `backstop.sock` there, for
 /// its owner and root. SIGTERM ends it; a revert under way goes on after the next start. SIGHUP makes it read the specifications again.
+///
+/// With `--kubernetes` documents, state and ledger are in the API server, and any number of replicas share the work; the data folder holds
+/// this replica's audit log.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   backstop run --specs rollouts/
   backstop run --specs rollouts/ --listen 127.0.0.1:7070 --principals principals.yaml
-  backstop run --specs rollouts/ --notify-url https://hooks.example.com/backstop")]
+  backstop run --specs rollouts/ --notify-url https://hooks.example.com/backstop
+  backstop run --kubernetes --namespaces shop,pay --principals principals.yaml")]
 pub struct Args {
     /// Files and folders with `GuardedRollout`, `GuardPolicy`, `GuardSource` and `FlagTarget` documents.
-    #[arg(long, required = true, value_name = "PATH", num_args = 1..)]
+    #[arg(long, value_name = "PATH", num_args = 1..)]
     specs: Vec<PathBuf>,
+    /// Guard only these namespaces of the cluster [default: all].
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    namespaces: Vec<String>,
+    /// Name of this replica, another one for each [default: the host's name].
+    #[arg(long, env = "BACKSTOP_IDENTITY", value_name = "NAME", hide_env_values = true)]
+    identity: Option<String>,
     /// Serve the API on this loopback address too, for those with a token; port 0 picks a free one.
     #[arg(long, env = "BACKSTOP_LISTEN", value_name = "ADDRESS", hide_env_values = true)]
     listen: Option<SocketAddr>,
@@ -71,10 +86,22 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Error> {
     {
         return Err(Error::usage(format!("`--listen {address}` is not a loopback address")).hint("put a TLS proxy in front of 127.0.0.1"));
     }
+    match (&context.cluster, args.specs.is_empty()) {
+        (None, true) => return Err(Error::usage("`--specs` is missing").hint("name files or folders with documents, or `--kubernetes`")),
+        (Some(_), false) => return Err(Error::usage("`--specs` and `--kubernetes` exclude each other")),
+        _ => {}
+    }
     telemetry::init(args.log_format);
+    let cluster = context.cluster.as_ref().map(|cluster| ClusterConfig {
+        kubeconfig: cluster.kubeconfig.clone(),
+        namespace: cluster.namespace.clone(),
+        namespaces: args.namespaces,
+        identity: args.identity.unwrap_or_else(host_name),
+    });
     let config = Config {
         paths: context.paths.clone(),
         specs: args.specs,
+        cluster,
         listen: args.listen,
         principals: args.principals,
         socket_mode: args.socket_mode,
@@ -92,16 +119,18 @@ async fn serve(config: Config) -> Result<Exit, Error> {
     let data_dir = config.paths.data_dir();
     let made = std::fs::create_dir_all(data_dir);
     made.map_err(|error| Error::unreachable(format!("`{}` cannot be made", data_dir.display())).because(&error))?;
-    let mut controller = Controller::start(&setup).await.map_err(|error| direct::start_failed(&error))?;
     let principals = config.principals.clone().unwrap_or_else(|| config.paths.principals());
     let principals = Principals::open(principals, direct::owner(data_dir)?)
         .map_err(|error| Error::invalid("the principals cannot be used").because(&error))?;
+    let principals = Arc::new(principals);
+    let mut controller = Running::start(&config, &setup, &principals).await?;
     let metrics = Arc::new(Metrics::new());
     let (freezes, asked) = mpsc::channel(16);
     let (ready, unready) = watch::channel(None);
-    let api = Api::new(controller.handle(), Arc::new(principals), Arc::clone(&metrics), unready, freezes);
+    let api = Api::new(controller.handle(), Arc::clone(&principals), Arc::clone(&metrics), unready, freezes);
     let alerts = alerts(&config, &controller)?;
     let router = api::router(api).merge(alerts.clone().map(alerts::router).unwrap_or_default());
+    controller.tell_readiness(&ready, alerts.clone());
     tokio::spawn(keep_freezes(controller.shared(), asked));
     tokio::spawn(count(controller.handle(), metrics));
     let socket = config.paths.socket();
@@ -115,14 +144,14 @@ async fn serve(config: Config) -> Result<Exit, Error> {
         tracing::info!(address = ?tcp.address(), "the API is served here too, for those with a token");
         servers.spawn(api::serve(tcp, router, ended(end.subscribe())));
     }
-    tracing::info!(socket = %socket.display(), rollouts = controller.loaded().rollouts.len(), "the controller runs");
+    tracing::info!(socket = %socket.display(), rollouts = controller.documents().rollouts.len(), "the controller runs");
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| cannot(&error))?;
     loop {
         tokio::select! {
             () = told_to_end() => break,
             _ = hangup.recv() => match controller.reload(&setup).await {
                 Ok(()) => {
-                    match (&alerts, subscriptions(&controller)) {
+                    match (&alerts, subscriptions(&controller.documents())) {
                         (Some(alerts), Ok(subscriptions)) => alerts.listen(subscriptions),
                         (None, _) => {}
                         (Some(_), Err(error)) => tracing::error!(%error, "what rollouts listened to before, they listen to still"),
@@ -138,6 +167,93 @@ async fn serve(config: Config) -> Result<Exit, Error> {
     while servers.join_next().await.is_some() {}
     controller.stop().await;
     Ok(Exit::Done)
+}
+
+/// The controller of either kind.
+enum Running {
+    Machine(Controller),
+    Cluster(cluster::Controller),
+}
+
+impl Running {
+    async fn start(config: &Config, setup: &Setup, principals: &Arc<Principals>) -> Result<Self, Error> {
+        let started = match &config.cluster {
+            None => Controller::start(setup).await.map(Self::Machine),
+            Some(about) => {
+                let connected = connect(about.kubeconfig.as_deref(), None).await;
+                let connected = connected.map_err(|error| Error::unreachable("the cluster cannot be reached").because(&error))?;
+                let principals = Arc::clone(principals);
+                let setup = cluster::Setup {
+                    cluster: connected.cluster,
+                    api_server: connected.url,
+                    namespace: about.namespace.clone(),
+                    namespaces: about.namespaces.clone(),
+                    data_dir: setup.data_dir.clone(),
+                    identity: about.identity.clone(),
+                    docker_config: setup.docker_config.clone(),
+                    webhook: setup.webhook.clone(),
+                    actors: Arc::new(move |user: &str| principals.of_kubernetes(user, clock::wall())),
+                };
+                cluster::Controller::start(setup).await.map(Self::Cluster)
+            }
+        };
+        started.map_err(|error| direct::start_failed(&error))
+    }
+
+    fn shared(&self) -> Arc<Shared> {
+        match self {
+            Self::Machine(controller) => controller.shared(),
+            Self::Cluster(controller) => controller.shared(),
+        }
+    }
+
+    fn handle(&self) -> Handle {
+        self.shared().handle.clone()
+    }
+
+    fn documents(&self) -> Arc<Loaded> {
+        self.shared().documents()
+    }
+
+    /// In a cluster documents come and go by themselves: keeps readiness, and what rollouts listen to, up to date.
+    fn tell_readiness(&self, unready: &watch::Sender<Option<String>>, alerts: Option<Arc<Alerts>>) {
+        let Self::Cluster(controller) = self else { return };
+        let (mut ready, unready, shared) = (controller.ready(), unready.clone(), controller.shared());
+        unready.send_replace(Some("the documents of the cluster are being read".into()));
+        tokio::spawn(async move {
+            if ready.wait_for(|ready| *ready).await.is_ok() {
+                unready.send_replace(None);
+            }
+            let Some(alerts) = alerts else { return };
+            let mut known: Option<Arc<Loaded>> = None;
+            loop {
+                let now = shared.documents();
+                if known.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &now)) {
+                    match subscriptions(&now) {
+                        Ok(subscriptions) => alerts.listen(subscriptions),
+                        Err(error) => tracing::error!(%error, "what rollouts listened to before, they listen to still"),
+                    }
+                    known = Some(now);
+                }
+                shared.changed.notified().await;
+            }
+        });
+    }
+
+    async fn reload(&mut self, setup: &Setup) -> Result<(), StartError> {
+        match self {
+            Self::Machine(controller) => controller.reload(setup).await,
+            // Watches have read them already.
+            Self::Cluster(_) => Ok(()),
+        }
+    }
+
+    async fn stop(self) {
+        match self {
+            Self::Machine(controller) => controller.stop().await,
+            Self::Cluster(controller) => controller.stop().await,
+        }
+    }
 }
 
 async fn ended(mut end: watch::Receiver<bool>) {
@@ -156,7 +272,7 @@ pub(super) async fn told_to_end() {
 }
 
 /// The receivers of alerts that the file `receivers.yaml` in the data folder names, and what rollouts listen to.
-fn alerts(config: &Config, controller: &Controller) -> Result<Option<Arc<Alerts>>, Error> {
+fn alerts(config: &Config, controller: &Running) -> Result<Option<Arc<Alerts>>, Error> {
     let file = config.paths.data_dir().join("receivers.yaml");
     let unusable = |what: String| Error::invalid(format!("`{}` cannot be used", file.display())).cause(what);
     let receivers: Vec<Receiver> = match std::fs::read_to_string(&file) {
@@ -166,7 +282,7 @@ fn alerts(config: &Config, controller: &Controller) -> Result<Option<Arc<Alerts>
     };
     let (queue, mut deliveries) = mpsc::channel::<Vec<Delivery>>(256);
     let alerts = Arc::new(Alerts::new(receivers, queue).map_err(|error| unusable(error.to_string()))?);
-    alerts.listen(subscriptions(controller)?);
+    alerts.listen(subscriptions(&controller.documents())?);
     let handle = controller.handle();
     tokio::spawn(async move {
         while let Some(batch) = deliveries.recv().await {
@@ -181,8 +297,8 @@ fn alerts(config: &Config, controller: &Controller) -> Result<Option<Arc<Alerts>
 }
 
 /// What rollouts listen to.
-fn subscriptions(controller: &Controller) -> Result<Vec<Subscription>, Error> {
-    let rollouts = controller.loaded().rollouts.iter();
+fn subscriptions(loaded: &Loaded) -> Result<Vec<Subscription>, Error> {
+    let rollouts = loaded.rollouts.iter();
     let subscriptions = rollouts.map(|(key, (_, spec))| Subscription::new(key, &spec.also_breach_on));
     subscriptions.collect::<Result<_, _>>().map_err(|error| Error::invalid("an alert rule cannot be used").because(&error))
 }
@@ -195,7 +311,10 @@ async fn keep_freezes(shared: Arc<Shared>, mut asked: mpsc::Receiver<ScopeFreeze
         // The switch is thrown first: a store that does not answer must not keep it from working.
         shared.neighbours.freeze(name, who.clone());
         shared.changed.notify_waiters();
-        let kept = documents::freeze(shared.world.store().local(), name, who.as_deref()).await;
+        let kept = match shared.world.store() {
+            Storage::Embedded(store) => documents::freeze(store, name, who.as_deref()).await,
+            Storage::Cluster(store) => store.freeze(name, who.as_deref()).await,
+        };
         let rollouts = shared.handle.keys().iter().filter(|key| scope.contains(key)).count();
         let _ = answer.send(kept.map(|()| rollouts).map_err(|error| error.to_string()));
     }

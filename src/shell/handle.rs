@@ -60,6 +60,11 @@ impl Handle {
         self.lines.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key, line);
     }
 
+    /// Takes a rollout's line away.
+    pub fn disconnect(&self, key: &str) {
+        self.lines.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(key);
+    }
+
     /// Every rollout's name.
     pub fn keys(&self) -> Vec<String> {
         self.lines.read().unwrap_or_else(std::sync::PoisonError::into_inner).keys().cloned().collect()

@@ -47,6 +47,16 @@ impl Neighbours {
         }
     }
 
+    /// Replaces all freezes.
+    pub fn replace_freezes(&self, frozen: BTreeMap<String, String>) {
+        self.book().frozen = frozen;
+    }
+
+    /// A rollout is watched here no more; its breach still counts.
+    pub fn forget(&self, key: &str) {
+        self.book().watched.remove(key);
+    }
+
     /// What surrounds `key` now.
     pub fn scope(&self, key: &str, now: Mono) -> Scope {
         let book = self.book();

@@ -21,7 +21,7 @@ use crate::spec::Loaded;
 use crate::world::clock::Clock;
 use crate::world::host_client::HostClient;
 use crate::world::notify::{Notifier, Webhook, WebhookError};
-use crate::world::perform::World;
+use crate::world::perform::{Place, World};
 use crate::world::registry::{Collector, Credentials, Fault, Patience};
 use crate::world::source::{Source, SourceError};
 use crate::world::store::{LoadError, Store, Unavailable};
@@ -242,8 +242,7 @@ pub(crate) async fn open_world(setup: &Setup, loaded: &Loaded) -> Result<World, 
     let world = World::new(
         store,
         clock,
-        HostClient::new(&setup.host_socket, HOST_TIMEOUT),
-        setup.content.clone(),
+        Place::Host { client: HostClient::new(&setup.host_socket, HOST_TIMEOUT), content: setup.content.clone() },
         loaded.flags.clone(),
         Collector::new(credentials, Patience::default())?,
         Notifier::new(setup.webhook.clone())?,
@@ -282,6 +281,7 @@ async fn observe(
     mut stop: watch::Receiver<bool>,
 ) {
     let (namespace, name) = key.split_once('/').unwrap_or(("default", &key));
+    let Some(host) = shared.world.host() else { return };
     let mut last: Option<Observed> = None;
     let mut defined: Option<Process> = None;
     let mut metrics: Option<SocketAddr> = None;
@@ -295,14 +295,14 @@ async fn observe(
         if defined.as_ref() != Some(process) {
             let generation = shared.handle.view(&key).map_or(0, |view| view.0.generation);
             let define = Define { generation, process: process.clone(), stable: None };
-            let outcome = shared.world.host().define(namespace, name, &define).await;
+            let outcome = host.define(namespace, name, &define).await;
             if matches!(outcome, Outcome::Done { .. } | Outcome::Superseded(_)) {
                 defined = Some(define.process);
             } else {
                 tracing::warn!(rollout = key, ?outcome, "the host does not know this workload yet");
             }
         }
-        match shared.world.host().view(namespace, name).await {
+        match host.view(namespace, name).await {
             Ok(Some(view)) => {
                 if metrics != Some(view.metrics) && spec.source == HOST_SOURCE {
                     metrics = connect_host(&shared, view.metrics);

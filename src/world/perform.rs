@@ -11,6 +11,7 @@ use super::clock::Clock;
 use super::evidence::{load_evidence, store_evidence};
 use super::flags;
 use super::host_client::HostClient;
+use super::kubernetes::{Cluster, Member};
 use super::notify::{Notifier, Subject};
 use super::registry::Collector;
 use super::source::Source;
@@ -19,9 +20,10 @@ use super::store::LoadError;
 use super::verify::{Keys, verify};
 use crate::core::attest::{Facts, ImageFacts};
 use crate::core::input::{LookFault, Looked, Observation, Outcome};
+use crate::core::judge::signal::{MatchOp, Matcher};
 use crate::core::policy::Policy;
 use crate::core::release::{Image, Release, ReleaseId};
-use crate::core::spec::{Artifacts, FlagTarget};
+use crate::core::spec::{ArmsBy, Artifacts, FlagTarget};
 use crate::core::state::Guard;
 use crate::core::work::{Action, Effect, EvidenceFrom, Lane, LookPlan};
 use crate::host::wire::Ensure;
@@ -30,6 +32,9 @@ use crate::host::wire::Ensure;
 const REVERT_PERMITS: usize = 256;
 /// Other effects that may be under way at once. Looks have their sources' own limits.
 const FORWARD_PERMITS: usize = 32;
+
+/// The label of a series that names the namespace of its pod.
+const NAMESPACE: &str = "namespace";
 
 /// How an effect ended.
 #[derive(Debug)]
@@ -55,12 +60,26 @@ pub struct Subjects {
     pub revert: Option<String>,
 }
 
+/// Where workloads run.
+pub enum Place {
+    /// Processes, at the host of this machine.
+    Host {
+        /// The host.
+        client: HostClient,
+        /// The folder from which the host takes artifacts that came from a registry.
+        content: PathBuf,
+    },
+    /// In a cluster.
+    Cluster(Cluster),
+}
+
 /// Everything that a controller acts on.
 pub struct World {
     store: Storage,
     clock: Clock,
-    host: HostClient,
-    content: PathBuf,
+    place: Place,
+    /// The members of each release of each workload, where the cluster knows them.
+    members: RwLock<BTreeMap<String, BTreeMap<ReleaseId, Vec<Member>>>>,
     sources: RwLock<BTreeMap<String, (String, Arc<Source>)>>,
     flag_targets: RwLock<BTreeMap<String, FlagTarget>>,
     collector: Collector,
@@ -70,12 +89,11 @@ pub struct World {
 }
 
 impl World {
-    /// Puts the parts together. `content` is the folder from which the host takes artifacts that came from a registry.
+    /// Puts the parts together.
     pub fn new(
         store: impl Into<Storage>,
         clock: Clock,
-        host: HostClient,
-        content: PathBuf,
+        place: Place,
         flag_targets: BTreeMap<String, FlagTarget>,
         collector: Collector,
         notifier: Notifier,
@@ -83,8 +101,8 @@ impl World {
         Self {
             store: store.into(),
             clock,
-            host,
-            content,
+            place,
+            members: RwLock::default(),
             sources: RwLock::default(),
             flag_targets: RwLock::new(flag_targets),
             collector,
@@ -104,9 +122,22 @@ impl World {
         &self.clock
     }
 
-    /// The host's client.
-    pub fn host(&self) -> &HostClient {
-        &self.host
+    /// The host's client, if workloads are processes.
+    pub fn host(&self) -> Option<&HostClient> {
+        match &self.place {
+            Place::Host { client, .. } => Some(client),
+            Place::Cluster(_) => None,
+        }
+    }
+
+    /// Notes which members a workload's releases have: they tell its arms apart from now on.
+    pub fn know_members(&self, key: &str, members: BTreeMap<ReleaseId, Vec<Member>>) {
+        self.members.write().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), members);
+    }
+
+    /// Forgets a workload that is guarded no more.
+    pub fn forget(&self, key: &str) {
+        self.members.write().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 
     /// Adds a source of metrics.
@@ -135,7 +166,7 @@ impl World {
     pub async fn perform(&self, subjects: &Subjects, effect: &Effect, clock: Clock) -> Performed {
         let left = effect.deadline.since(clock.now().mono).max(Duration::from_millis(100));
         if let Action::Look(plan) = &effect.action {
-            let looked = tokio::time::timeout(left, self.look(plan)).await;
+            let looked = tokio::time::timeout(left, self.look(subjects, plan)).await;
             let looked = looked.unwrap_or_else(|_| fault(LookFault::Down(format!("{} did not answer within {left:?}", plan.source))));
             return Performed::Looked(looked);
         }
@@ -181,15 +212,44 @@ impl World {
 
     async fn ensure(&self, subjects: &Subjects, effect: &Effect) -> Outcome {
         let (namespace, name) = subjects.guard.key.split_once('/').unwrap_or(("default", &subjects.guard.key));
-        self.host.ensure(namespace, name, &Ensure::of(effect, subjects.stable.clone())).await
+        match &self.place {
+            Place::Host { client, .. } => client.ensure(namespace, name, &Ensure::of(effect, subjects.stable.clone())).await,
+            Place::Cluster(cluster) => cluster.ensure(subjects, effect).await,
+        }
     }
 
-    async fn look(&self, plan: &LookPlan) -> Looked {
+    async fn look(&self, subjects: &Subjects, plan: &LookPlan) -> Looked {
+        let narrowed = self.narrowed(subjects, plan);
+        let plan = narrowed.as_ref().unwrap_or(plan);
         let source = self.sources.read().unwrap_or_else(PoisonError::into_inner).get(&plan.source).map(|(_, source)| Arc::clone(source));
         match source {
             Some(source) => source.look(plan).await,
             None => fault(LookFault::Down(format!("there is no source `{}` yet", plan.source))),
         }
+    }
+
+    /// What a look may see in a cluster: series of the rollout's own namespace, and of living members of its releases.
+    fn narrowed(&self, subjects: &Subjects, plan: &LookPlan) -> Option<LookPlan> {
+        let Place::Cluster(_) = &self.place else { return None };
+        let key = &subjects.guard.key;
+        let namespace = key.split_once('/').map_or("default", |(namespace, _)| namespace);
+        let mut plan = plan.clone();
+        for selector in plan.signals.values_mut().flat_map(|signal| signal.counters.values_mut()) {
+            selector.matchers.retain(|matcher| matcher.label != NAMESPACE);
+            selector.matchers.push(Matcher { label: NAMESPACE.to_owned(), op: MatchOp::Equal, value: namespace.to_owned() });
+        }
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        let known = members.get(key);
+        let label = |member: &Member| match subjects.guard.spec.arms.by {
+            ArmsBy::Pod => Some(member.pod.clone()),
+            ArmsBy::Label(_) => member.hash.clone(),
+            ArmsBy::Route => None,
+        };
+        if subjects.guard.spec.arms.by != ArmsBy::Route {
+            let of_arm = |release: &ReleaseId| known.and_then(|known| known.get(release)).into_iter().flatten().filter_map(label).collect();
+            plan.members = plan.arms.iter().map(|(arm, release)| (*arm, of_arm(release))).collect();
+        }
+        Some(plan)
     }
 
     // ------------------------------------------------------------------------------------------------ attestation
@@ -271,11 +331,12 @@ impl World {
     /// Copies the artifact from a registry to where the host takes it from. What is there is not asked for again, so that
     /// going back needs no registry.
     async fn fetch(&self, subjects: &Subjects, release: &Release) -> Result<(), Outcome> {
+        let Place::Host { content, .. } = &self.place else { return Ok(()) };
         if matches!(Self::artifacts(subjects), Artifacts::Layout { .. }) {
             return Ok(());
         }
         for image in release.template.images() {
-            self.collector.pull(&image, Self::artifacts(subjects), &self.content).await.map_err(Outcome::from)?;
+            self.collector.pull(&image, Self::artifacts(subjects), content).await.map_err(Outcome::from)?;
         }
         Ok(())
     }

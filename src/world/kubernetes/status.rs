@@ -115,7 +115,15 @@ fn put(value: &mut Value, templates: &[Value]) -> Result<(), String> {
 }
 
 /// What people read of a state. `before` is what they read until now: what the new records say nothing of stays.
-pub(super) fn readable(state: &State, records: &[Record], before: &RolloutStatus, generation: Option<i64>) -> RolloutStatus {
+///
+/// `trouble` is what is wrong with the document, which whoever reads it has found.
+pub(super) fn readable(
+    state: &State,
+    records: &[Record],
+    before: &RolloutStatus,
+    generation: Option<i64>,
+    trouble: Option<&str>,
+) -> RolloutStatus {
     let candidate = state.trial.as_ref().map(|trial| &trial.candidate);
     let (verdict, reason, message) = match records.iter().rev().find_map(said) {
         Some((verdict, reason)) => {
@@ -132,7 +140,7 @@ pub(super) fn readable(state: &State, records: &[Record], before: &RolloutStatus
         message,
         candidate: candidate.map(name),
         stable: state.stable.as_ref().and_then(|id| state.release(id)).map(name),
-        conditions: conditions(state, before, generation),
+        conditions: conditions(state, before, generation, trouble),
         ..RolloutStatus::default()
     }
 }
@@ -155,9 +163,9 @@ fn said(record: &Record) -> Option<(Option<&'static str>, &Reason)> {
     Some((verdict, reason))
 }
 
-fn conditions(state: &State, before: &RolloutStatus, generation: Option<i64>) -> Vec<StatusCondition> {
+fn conditions(state: &State, before: &RolloutStatus, generation: Option<i64>, trouble: Option<&str>) -> Vec<StatusCondition> {
     let phase = state.phase.kind();
-    let mut conditions = vec![condition("Ready", ConditionStatus::True, "Guarded", "backstop watches this workload")];
+    let mut conditions = vec![super::report::ready(trouble)];
     let (ready, why, text) = match &state.readiness {
         None => (ConditionStatus::Unknown, "NotProven", "there was no known-good release to prove yet".to_owned()),
         Some(readiness) => match (&readiness.target, &readiness.missing) {

@@ -46,6 +46,8 @@ pub struct Store(Arc<Inner>);
 
 struct Inner {
     client: Client,
+    /// Backstop's own namespace.
+    namespace: String,
     local: local::Store,
     public: Public,
     /// Whether this process signs and drains: a controller does, a command line does not.
@@ -54,6 +56,7 @@ struct Inner {
     proofs: Proofs,
     seats: Mutex<BTreeMap<String, Seat>>,
     offered: Mutex<BTreeMap<String, DynamicObject>>,
+    troubles: Mutex<BTreeMap<String, String>>,
     recovering: tokio::sync::Mutex<()>,
 }
 
@@ -113,8 +116,20 @@ impl Store {
 
     fn new(client: Client, namespace: &str, local: local::Store, public: Public, signs: bool) -> Self {
         let (records, proofs) = (Records::new(client.clone(), namespace), Proofs::new(client.clone(), namespace));
-        let (seats, offered, recovering) = (Mutex::default(), Mutex::default(), tokio::sync::Mutex::default());
-        Self(Arc::new(Inner { client, local, public, signs, records, proofs, seats, offered, recovering }))
+        let (seats, offered, troubles, recovering) = (Mutex::default(), Mutex::default(), Mutex::default(), tokio::sync::Mutex::default());
+        Self(Arc::new(Inner {
+            client,
+            namespace: namespace.to_owned(),
+            local,
+            public,
+            signs,
+            records,
+            proofs,
+            seats,
+            offered,
+            troubles,
+            recovering,
+        }))
     }
 
     /// The replica's own store.
@@ -136,6 +151,11 @@ impl Store {
     /// Hands over a guard that a watch has just brought, so that the next [`load`](Self::load) need not ask for it.
     pub fn offer(&self, key: &str, object: DynamicObject) {
         lock(&self.0.offered).insert(key.to_owned(), object);
+    }
+
+    /// Notes what is wrong with the documents of guards: their next commits say so.
+    pub fn note_troubles(&self, troubles: BTreeMap<String, String>) {
+        *lock(&self.0.troubles) = troubles;
     }
 
     /// The revision in the status of a guard; 0 if it has no state.
@@ -453,7 +473,10 @@ impl Store {
             let seats = lock(&self.0.seats);
             seats.get(key).map(|seat| (seat.before.clone(), seat.generation)).unwrap_or_default()
         };
-        let status = status::readable(&commit.state, &commit.records, &before, generation);
+        let status = {
+            let troubles = lock(&self.0.troubles);
+            status::readable(&commit.state, &commit.records, &before, generation, troubles.get(key).map(String::as_str))
+        };
         Ok(Prepared { expected: commit.expected, text, records, ledger, status })
     }
 
@@ -523,6 +546,14 @@ impl Store {
             }
         }
         self.0.local.drain().await
+    }
+
+    /// Keeps a freeze of a wider scope, or its end, for every replica.
+    ///
+    /// # Errors
+    /// The API server does not take it.
+    pub async fn freeze(&self, scope: &str, who: Option<&str>) -> Result<(), Unavailable> {
+        super::freezes::keep(&self.0.client, &self.0.namespace, scope, who).await
     }
 
     /// Forgets a guard that is gone, or another replica's.

@@ -1,0 +1,157 @@
+//! One guard's eyes: looks at its workload when something happens to it, and tells the rollout what it sees and who deployed what.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::Actors;
+use crate::core::actor::Request;
+use crate::core::input::{Deployed, Input, Observed};
+use crate::core::release::{Digest, Release, ReleaseId};
+use crate::core::spec::Strategy;
+use crate::core::work::Lane;
+use crate::shell::rollout::Shared;
+use crate::world::clock;
+use crate::world::kubernetes::{Cluster, SeenTemplate, mark};
+
+/// What happens at once is looked at once.
+const GATHER: Duration = Duration::from_millis(20);
+/// How often a workload is looked at while a rollout is under way and no watch tells anything.
+const AGAIN_ACTIVE: Duration = Duration::from_secs(15);
+/// How often it is looked at otherwise: watches tell what happens, this is for what they missed.
+const AGAIN_RESTING: Duration = Duration::from_mins(10);
+/// After a look that failed.
+const AGAIN_FAILED: Duration = Duration::from_secs(1);
+
+/// What an observer needs.
+pub(super) struct Observer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) cluster: Cluster,
+    pub(super) key: String,
+    pub(super) bell: Arc<Notify>,
+    pub(super) actors: Actors,
+    /// Whether the API server stamps who changes a template.
+    pub(super) stamped: watch::Receiver<bool>,
+}
+
+impl Observer {
+    /// Looks until `stop`.
+    pub(super) async fn run(self, ordinary: mpsc::Sender<Input>, mut stop: watch::Receiver<bool>) {
+        let (mut seen, mut template): (Option<Observed>, Option<ReleaseId>) = (None, None);
+        let mut marked = None;
+        loop {
+            self.mark(&mut marked).await;
+            let looked = self.look(&ordinary, &mut seen, &mut template).await;
+            let view = self.shared.handle.view(&self.key);
+            let resting = view.is_none_or(|view| view.0.phase.is_resting() && view.0.open.is_empty());
+            let pause = match looked {
+                Err(Gone {}) => return,
+                Ok(false) => AGAIN_FAILED,
+                Ok(true) if resting => AGAIN_RESTING,
+                Ok(true) => AGAIN_ACTIVE,
+            };
+            tokio::select! {
+                () = self.bell.notified() => tokio::time::sleep(GATHER).await,
+                () = tokio::time::sleep(pause) => {}
+                _ = stop.changed() => return,
+            }
+        }
+    }
+
+    /// Labels the workload, so that admission policies protect it.
+    async fn mark(&self, marked: &mut Option<&'static str>) {
+        let loaded = self.shared.documents();
+        let Some((metadata, spec)) = loaded.rollouts.get(&self.key) else { return };
+        let how = if matches!(spec.strategy, Strategy::Observe(_)) { "observed" } else { "driven" };
+        let Some((kind, workload)) = spec.workload.object().filter(|_| *marked != Some(how)) else { return };
+        match mark::mark(self.cluster.client(Lane::Forward), metadata.namespace(), kind, workload, Some(how)).await {
+            Ok(changed) => {
+                *marked = Some(how);
+                tracing::debug!(rollout = self.key, kind, workload, how, changed, "marked");
+            }
+            Err(error) => tracing::error!(rollout = self.key, %error, "the workload is not marked: admission policies do not protect it"),
+        }
+    }
+
+    /// Looks once; whether that worked.
+    async fn look(
+        &self,
+        ordinary: &mpsc::Sender<Input>,
+        last: &mut Option<Observed>,
+        template: &mut Option<ReleaseId>,
+    ) -> Result<bool, Gone> {
+        let Some(view) = self.shared.handle.view(&self.key) else { return Ok(false) };
+        let loaded = self.shared.documents();
+        let Some((metadata, spec)) = loaded.rollouts.get(&self.key) else { return Ok(false) };
+        let policies = crate::shell::rollout::Policies::new(Arc::clone(&loaded), metadata.clone(), spec);
+        let guard = crate::shell::standalone::guard(&loaded, self.shared.world.store().uid(&self.key), &self.key, &policies, spec);
+        let mut known: Vec<Release> = view.0.ledger.iter().map(|line| line.release.clone()).collect();
+        known.extend([&view.0.stable, &view.0.candidate].into_iter().flatten().cloned());
+        let seen = match self.cluster.see(&guard, &known).await {
+            Ok(seen) => seen,
+            Err(error) => {
+                tracing::warn!(rollout = self.key, %error, "the workload cannot be seen");
+                return Ok(false);
+            }
+        };
+        self.shared.world.know_members(&self.key, seen.members);
+        if last.as_ref() != Some(&seen.observed) {
+            *last = Some(seen.observed.clone());
+            ordinary.send(Input::Observed(seen.observed)).await.map_err(|_| Gone {})?;
+        }
+        match seen.spec {
+            Some(spec) => self.template(spec, template, ordinary).await,
+            None => Ok(true),
+        }
+    }
+
+    /// Takes note of the workload's own template: found, deployed, or nothing new.
+    async fn template(&self, seen: SeenTemplate, last: &mut Option<ReleaseId>, ordinary: &mpsc::Sender<Input>) -> Result<bool, Gone> {
+        let release = match &seen.release {
+            Ok(release) => release.clone(),
+            Err(error) => {
+                tracing::warn!(rollout = self.key, %error, "the workload's template cannot be guarded");
+                return Ok(true);
+            }
+        };
+        if last.as_ref() == Some(&release.id) {
+            return Ok(true);
+        }
+        let Some(view) = self.shared.handle.view(&self.key) else { return Ok(false) };
+        let is_first = last.is_none();
+        let known = [&view.0.stable, &view.0.candidate].into_iter().flatten().any(|one| one.id == release.id);
+        if view.0.stable.is_none() && view.0.candidate.is_none() {
+            ordinary.send(Input::Found(release.clone())).await.map_err(|_| Gone {})?;
+        } else if !seen.own && !(is_first && known) {
+            let request = self.request(&seen, &release);
+            tracing::info!(rollout = self.key, release = %release, actor = %request.actor, "the template changed");
+            let answer = self.shared.handle.ask(&self.key, Input::Deployed(Deployed { release: release.clone(), request })).await;
+            match answer {
+                Ok(answer) => {
+                    tracing::info!(rollout = self.key, accepted = answer.accepted, code = answer.reason.code(), "{}", answer.reason)
+                }
+                Err(error) => {
+                    tracing::warn!(rollout = self.key, %error, "the deployment is told again");
+                    return Ok(false);
+                }
+            }
+        }
+        *last = Some(release.id);
+        Ok(true)
+    }
+
+    /// Who changed the template. Without stamps nobody knows, and a name in an annotation is a claim.
+    fn request(&self, seen: &SeenTemplate, release: &Release) -> Request {
+        let requester = seen.requester.as_deref().unwrap_or_default();
+        let mut actor = (self.actors)(requester);
+        if !*self.stamped.borrow() {
+            actor.assurance = crate::core::actor::Assurance::Claimed;
+        }
+        let id = Digest::of(format!("{}\n{requester}\n{}\n{}", self.key, release.id, clock::wall().as_millisecond()).as_bytes());
+        Request { id: format!("rq-{}", &id.hex()[..16]), actor, ..Request::default() }
+    }
+}
+
+/// The rollout's task has ended.
+struct Gone {}

@@ -1,0 +1,380 @@
+//! Which guards this replica takes care of, and with which documents.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use kube::api::DynamicObject;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::Setup;
+use super::books::{Books, key_of, troubles};
+use super::observer::Observer;
+use super::replicas::{Living, is_mine};
+use super::sight::Sight;
+use super::watches::Told;
+use crate::core::spec::{GuardSource, GuardedRollout, Metadata};
+use crate::core::work::Lane;
+use crate::shell::rollout::{Policies, Rollout, Shared};
+use crate::shell::standalone::guard;
+use crate::spec::Loaded;
+use crate::spec::document::Kind;
+use crate::world::kubernetes::store::Store;
+use crate::world::kubernetes::{mark, report};
+use crate::world::source::Source;
+use crate::world::storage::Storage;
+
+/// How long changes gather before they are acted on.
+const GATHER: Duration = Duration::from_millis(50);
+/// Before a state that cannot be read is read again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Observations that may wait.
+const ORDINARY_MAX: usize = 16;
+
+/// Starts and stops the tasks of guards.
+pub(super) struct Supervisor {
+    shared: Arc<Shared>,
+    setup: Setup,
+    sight: Arc<Sight>,
+    living: watch::Receiver<Living>,
+    stamped: watch::Receiver<bool>,
+    books: Books,
+    /// What the newest object of each guard says that matters here.
+    seen: BTreeMap<String, Glance>,
+    /// Documents that could be guarded, the newest of each guard.
+    good: BTreeMap<String, (Metadata, GuardedRollout)>,
+    sources: BTreeMap<String, GuardSource>,
+    running: BTreeMap<String, Running>,
+    trouble: BTreeMap<String, String>,
+    listed: BTreeSet<Kind>,
+}
+
+/// What an object's status says that matters to those who do not run it.
+struct Glance {
+    /// A revert is under way.
+    urgent: bool,
+    conditions: Vec<crate::spec::crd::StatusCondition>,
+    generation: Option<i64>,
+}
+
+struct Running {
+    stop: watch::Sender<bool>,
+    revision: watch::Sender<u64>,
+    task: JoinHandle<()>,
+}
+
+impl Supervisor {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        setup: Setup,
+        sight: Arc<Sight>,
+        living: watch::Receiver<Living>,
+        stamped: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            shared,
+            setup,
+            sight,
+            living,
+            stamped,
+            books: Books::default(),
+            seen: BTreeMap::new(),
+            good: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            running: BTreeMap::new(),
+            trouble: BTreeMap::new(),
+            listed: BTreeSet::new(),
+        }
+    }
+
+    fn store(&self) -> Option<&Store> {
+        match self.shared.world.store() {
+            Storage::Cluster(store) => Some(store),
+            Storage::Embedded(_) => None,
+        }
+    }
+
+    fn secrets(&self) -> PathBuf {
+        self.setup.data_dir.join("secrets")
+    }
+
+    /// Runs until `stop`; then every guard's task ends.
+    pub(super) async fn run(mut self, mut told: mpsc::Receiver<Told>, ready: watch::Sender<bool>, mut stop: watch::Receiver<bool>) {
+        let mut due: Option<tokio::time::Instant> = None;
+        loop {
+            let settle = async {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let changed = tokio::select! {
+                biased;
+                _ = stop.changed() => break,
+                Some(one) = told.recv() => self.take(one),
+                Ok(()) = self.living.changed() => true,
+                Ok(()) = self.stamped.changed() => true,
+                () = settle => {
+                    due = None;
+                    self.settle().await;
+                    ready.send_if_modified(|ready| !std::mem::replace(ready, self.is_complete()) && *ready);
+                    false
+                }
+            };
+            if changed && due.is_none() && self.is_complete() {
+                due = Some(tokio::time::Instant::now() + GATHER);
+            }
+        }
+        for running in self.running.values() {
+            running.stop.send_replace(true);
+        }
+        for (_, running) in std::mem::take(&mut self.running) {
+            let _ = running.task.await;
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        Kind::ALL.iter().all(|kind| self.listed.contains(kind))
+    }
+
+    /// Takes in what a watch tells; whether documents or shares may have changed.
+    fn take(&mut self, told: Told) -> bool {
+        match told {
+            Told::Applied(kind, object) => {
+                let changed = self.books.apply(kind, &object, &self.setup.data_dir.join("secrets"));
+                let urgency = kind == Kind::GuardedRollout && self.glance(*object);
+                changed || urgency
+            }
+            Told::Gone(kind, key) => self.gone(kind, &key),
+            Told::Listed(kind, scope, listed) => {
+                let within = |key: &String| scope.as_ref().is_none_or(|scope| key.split('/').next() == Some(scope));
+                let gone: Vec<String> = self.books.keys(kind).into_iter().filter(|key| within(key) && !listed.contains(key)).collect();
+                for key in &gone {
+                    self.gone(kind, key);
+                }
+                self.listed.insert(kind) || !gone.is_empty()
+            }
+            Told::Frozen(frozen) => {
+                self.shared.neighbours.replace_freezes(frozen.into_iter().map(|(scope, who)| (scope_of(scope), who)).collect());
+                self.shared.changed.notify_waiters();
+                false
+            }
+        }
+    }
+
+    fn gone(&mut self, kind: Kind, key: &str) -> bool {
+        if kind == Kind::GuardedRollout {
+            self.seen.remove(key);
+            self.good.remove(key);
+        }
+        self.books.remove(kind, key)
+    }
+
+    /// Looks at a guard's status: another replica, or a command line, may have decided. Whether its urgency has changed.
+    fn glance(&mut self, object: DynamicObject) -> bool {
+        let key = key_of(&object);
+        let phase = object.data["status"]["phase"].as_str().unwrap_or_default();
+        let urgent = matches!(phase, "Reverting" | "Recovering");
+        let breached = phase == "Reverting" && object.data["status"]["verdict"] == "Breach";
+        let conditions: Vec<_> = serde_json::from_value(object.data["status"]["conditions"].clone()).unwrap_or_default();
+        let known = report::is_known(&conditions, self.trouble.get(&key).map(String::as_str));
+        let glance = Glance { urgent, conditions, generation: object.metadata.generation };
+        let before = self.seen.insert(key.clone(), glance).is_some_and(|before| before.urgent);
+        match self.running.get(&key) {
+            Some(running) => {
+                let known = self.store().map_or(0, |store| store.revision(&key));
+                let revision = Store::revision_of(&object);
+                if revision > known {
+                    running.revision.send_replace(revision);
+                }
+            }
+            None => {
+                if breached && !before {
+                    // A neighbour's breach counts for the breaker, whichever replica saw it.
+                    if let Some(source) = object.data["spec"]["source"].as_str() {
+                        self.shared.neighbours.watch(&key, source);
+                    }
+                    self.shared.neighbours.breached(&key, self.shared.world.clock().now().mono);
+                }
+                if let Some(store) = self.store() {
+                    store.offer(&key, object);
+                }
+            }
+        }
+        urgent != before || !known
+    }
+
+    /// Makes what runs what should run, with the documents that count now.
+    async fn settle(&mut self) {
+        let written = self.books.loaded(*self.stamped.borrow());
+        let mut trouble: BTreeMap<String, String> = BTreeMap::new();
+        let mut rollouts = BTreeMap::new();
+        for (key, entry) in &self.books.rollouts {
+            let troubles: Vec<String> = match &entry.trouble {
+                Some(what) => vec![what.clone()],
+                None => troubles(&written, key),
+            };
+            if troubles.is_empty()
+                && let Some(document) = written.rollouts.get(key)
+            {
+                self.good.insert(key.clone(), document.clone());
+            } else {
+                trouble.insert(key.clone(), troubles.join("; "));
+            }
+            // A guard whose newest document cannot be used stays guarded by the one before.
+            rollouts.extend(self.good.get(key).map(|document| (key.clone(), document.clone())));
+        }
+        let loaded = Arc::new(Loaded::kept(rollouts, written.policies, written.sources, written.flags));
+        self.connect(&loaded).await;
+        self.shared.world.replace_flag_targets(loaded.flags.clone());
+        *self.shared.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&loaded);
+        self.share_out(&loaded);
+        self.shared.changed.notify_waiters();
+        if let Some(store) = self.store() {
+            store.note_troubles(trouble.clone());
+        }
+        self.trouble = trouble;
+        self.report().await;
+    }
+
+    /// Opens the sources that are new or have changed.
+    async fn connect(&mut self, loaded: &Loaded) {
+        for (name, source) in &loaded.sources {
+            if self.sources.get(name) == Some(source) {
+                continue;
+            }
+            let opened = super::endpoints::admit(&self.setup, &self.secrets(), source).await;
+            match opened.and_then(|()| Source::open(name, source).map_err(|error| error.to_string())) {
+                Ok(opened) => {
+                    self.shared.world.connect(name, opened);
+                    self.sources.insert(name.clone(), source.clone());
+                }
+                Err(what) => tracing::error!(source = name, what, "a GuardSource cannot be used"),
+            }
+        }
+    }
+
+    /// Starts what is this replica's and does not run, and stops what is not.
+    fn share_out(&mut self, loaded: &Arc<Loaded>) {
+        let living = self.living.borrow_and_update().clone();
+        let mine = |key: &str, urgent: bool| {
+            is_mine(&living.all, &self.setup.identity, key) || (urgent && is_mine(&living.proven, &self.setup.identity, key))
+        };
+        let urgent = |key: &str| self.seen.get(key).is_some_and(|glance| glance.urgent);
+        let mut wanted: Vec<(&String, bool)> = loaded.rollouts.keys().map(|key| (key, urgent(key))).collect();
+        wanted.retain(|(key, urgent)| mine(key, *urgent));
+        // Reverts go on first.
+        wanted.sort_by_key(|(_, urgent)| !urgent);
+        let keys: BTreeSet<&String> = wanted.iter().map(|(key, _)| *key).collect();
+        for (key, running) in &self.running {
+            if !keys.contains(key) {
+                running.stop.send_replace(true);
+            }
+        }
+        let ended: Vec<String> =
+            self.running.iter().filter(|(_, running)| running.task.is_finished()).map(|(key, _)| key.clone()).collect();
+        ended.iter().for_each(|key| drop(self.running.remove(key)));
+        let start: Vec<String> =
+            wanted.into_iter().filter(|(key, _)| !self.running.contains_key(*key)).map(|(key, _)| key.clone()).collect();
+        for key in start {
+            let running = self.begin(&key);
+            self.running.insert(key, running);
+        }
+    }
+
+    fn begin(&self, key: &str) -> Running {
+        let ((stop, stopped), (revision, newest)) = (watch::channel(false), watch::channel(0));
+        let task = Task {
+            shared: Arc::clone(&self.shared),
+            setup: self.setup.clone(),
+            sight: Arc::clone(&self.sight),
+            stamped: self.stamped.clone(),
+            key: key.to_owned(),
+        };
+        Running { stop, revision, task: tokio::spawn(task.run(newest, stopped)) }
+    }
+
+    /// Says in the status of each guard of this replica what is wrong with it, where that is news.
+    async fn report(&self) {
+        let living = self.living.borrow().all.clone();
+        let client = self.setup.cluster.client(Lane::Forward);
+        for (key, glance) in &self.seen {
+            let what = self.trouble.get(key).map(String::as_str);
+            if !is_mine(&living, &self.setup.identity, key) || report::is_known(&glance.conditions, what) {
+                continue;
+            }
+            tracing::warn!(rollout = key, what, "what is wrong with a guard has changed");
+            if let Err(error) = report::trouble(client, key, &glance.conditions, what, glance.generation).await {
+                tracing::warn!(rollout = key, %error, "its status cannot say so");
+            }
+        }
+    }
+}
+
+/// How a scope is called in the `ConfigMap`, where a star is no name.
+fn scope_of(name: String) -> String {
+    if name == crate::world::kubernetes::freezes::ALL { "*".to_owned() } else { name }
+}
+
+/// The task of one guard.
+struct Task {
+    shared: Arc<Shared>,
+    setup: Setup,
+    sight: Arc<Sight>,
+    stamped: watch::Receiver<bool>,
+    key: String,
+}
+
+impl Task {
+    async fn run(self, revision: watch::Receiver<u64>, mut stop: watch::Receiver<bool>) {
+        let Some((rollout, spec, namespace)) = self.restore(&mut stop).await else { return };
+        let Some((kind, workload)) = spec.workload.object() else { return };
+        let (ordinary_in, ordinary) = mpsc::channel(ORDINARY_MAX);
+        let observer = Observer {
+            shared: Arc::clone(&self.shared),
+            cluster: self.setup.cluster.clone(),
+            key: self.key.clone(),
+            bell: self.sight.follow(&namespace, workload, &self.key),
+            actors: Arc::clone(&self.setup.actors),
+            stamped: self.stamped.clone(),
+        };
+        let eyes = tokio::spawn(observer.run(ordinary_in, stop.clone()));
+        tracing::debug!(rollout = self.key, "guarded here");
+        rollout.following(revision).run(ordinary, stop).await;
+        eyes.abort();
+        self.shared.handle.disconnect(&self.key);
+        self.shared.neighbours.forget(&self.key);
+        self.shared.world.forget(&self.key);
+        self.sight.forget(&self.key);
+        if let Storage::Cluster(store) = self.shared.world.store() {
+            store.forget(&self.key);
+        }
+        // Another replica's guard stays marked; one that is gone is not guarded any more.
+        if !self.shared.documents().rollouts.contains_key(&self.key) {
+            let client = self.setup.cluster.client(Lane::Forward);
+            if let Err(error) = mark::mark(client, &namespace, kind, workload, None).await {
+                tracing::warn!(rollout = self.key, %error, "the workload stays marked as guarded");
+            }
+        }
+    }
+
+    /// Restores the rollout, again and again until that works.
+    async fn restore(&self, stop: &mut watch::Receiver<bool>) -> Option<(Rollout, GuardedRollout, String)> {
+        loop {
+            let loaded = self.shared.documents();
+            let (metadata, spec) = loaded.rollouts.get(&self.key)?;
+            let policies = Policies::new(Arc::clone(&loaded), metadata.clone(), spec);
+            let guard = guard(&loaded, self.shared.world.store().uid(&self.key), &self.key, &policies, spec);
+            match Rollout::restore(Arc::clone(&self.shared), guard, policies).await {
+                Ok(rollout) => return Some((rollout, spec.clone(), metadata.namespace().to_owned())),
+                Err(error) => tracing::error!(rollout = self.key, %error, "its state cannot be read yet"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                _ = stop.changed() => return None,
+            }
+        }
+    }
+}
