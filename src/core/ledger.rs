@@ -77,6 +77,19 @@ impl Ledger {
         self.records.iter().filter(|record| record.quarantined).map(|record| record.release.id.clone()).collect()
     }
 
+    /// The images of each quarantined release's containers as they were written, joined by commas; without those that a
+    /// known-good release has as well: there the environment is to blame, and an image alone cannot tell.
+    pub fn held_images(&self) -> Vec<String> {
+        let images = |record: &LedgerRecord| record.release.template.container_images().join(",");
+        let good: Vec<String> =
+            self.records.iter().filter(|record| record.standing == Standing::KnownGood && !record.quarantined).map(images).collect();
+        let mut held: Vec<String> =
+            self.records.iter().filter(|record| record.quarantined).map(images).filter(|images| !good.contains(images)).collect();
+        held.sort();
+        held.dedup();
+        held
+    }
+
     /// The record of `release`, made if there is none.
     pub fn entry(&mut self, now: Now, release: &Release) -> &mut LedgerRecord {
         let at = self.records.iter().position(|record| record.release.id == release.id).unwrap_or_else(|| {

@@ -14,7 +14,7 @@ mod api;
 mod arm;
 mod child;
 pub(crate) mod decide;
-mod fence;
+pub(crate) mod fence;
 mod layout;
 mod listen;
 mod log;

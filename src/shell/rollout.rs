@@ -265,6 +265,7 @@ impl Rollout {
             generation: state.generation,
             stable: state.stable.clone(),
             revert: state.phase.revert().map(|revert| revert.id.clone()),
+            held: state.ledger.held_images(),
         }
     }
 

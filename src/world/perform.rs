@@ -58,6 +58,8 @@ pub struct Subjects {
     pub stable: Option<ReleaseId>,
     /// The revert under way, if any.
     pub revert: Option<String>,
+    /// The images of each quarantined release, joined by commas; without those that a known-good release has as well.
+    pub held: Vec<String>,
 }
 
 /// Where workloads run.

@@ -108,6 +108,17 @@ impl Template {
         }
     }
 
+    /// The images of the containers as they were written, in their order.
+    pub fn container_images(&self) -> Vec<&str> {
+        match self {
+            Self::Process(_) => Vec::new(),
+            Self::Pod(pod) => {
+                let containers = pod.template.get("spec").and_then(|spec| spec.get("containers")).map(Json::list).unwrap_or_default();
+                containers.iter().filter_map(|container| container.get("image").and_then(Json::text)).collect()
+            }
+        }
+    }
+
     /// Every image in the template that must be attested.
     pub fn images(&self) -> Vec<Image> {
         match self {

@@ -81,14 +81,11 @@ impl Observer {
         last: &mut Option<Observed>,
         template: &mut Option<ReleaseId>,
     ) -> Result<bool, Gone> {
-        let Some(view) = self.shared.handle.view(&self.key) else { return Ok(false) };
         let loaded = self.shared.documents();
         let Some((metadata, spec)) = loaded.rollouts.get(&self.key) else { return Ok(false) };
         let policies = crate::shell::rollout::Policies::new(Arc::clone(&loaded), metadata.clone(), spec);
         let guard = crate::shell::standalone::guard(&loaded, self.shared.world.store().uid(&self.key), &self.key, &policies, spec);
-        let mut known: Vec<Release> = view.0.ledger.iter().map(|line| line.release.clone()).collect();
-        known.extend([&view.0.stable, &view.0.candidate].into_iter().flatten().cloned());
-        let seen = match self.cluster.see(&guard, &known).await {
+        let seen = match self.cluster.see(&guard).await {
             Ok(seen) => seen,
             Err(error) => {
                 tracing::warn!(rollout = self.key, %error, "the workload cannot be seen");

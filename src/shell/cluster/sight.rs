@@ -14,8 +14,7 @@ use kube::{Client, Resource, ResourceExt as _};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-/// What backstop's own copies of a workload end in.
-const ARMS: [&str; 2] = ["-candidate", "-baseline"];
+use crate::world::kubernetes::ARM_OF;
 
 /// Namespace and name of a workload.
 type Place = (String, String);
@@ -45,12 +44,8 @@ impl Sight {
     }
 
     fn ring(&self, namespace: &str, workload: &str) {
-        let bare = ARMS.iter().find_map(|arm| workload.strip_suffix(arm)).unwrap_or(workload);
-        let bells = self.bells();
-        for name in [workload, bare] {
-            if let Some(guards) = bells.get(&(namespace.to_owned(), name.to_owned())) {
-                guards.values().for_each(|bell| bell.notify_one());
-            }
+        if let Some(guards) = self.bells().get(&(namespace.to_owned(), workload.to_owned())) {
+            guards.values().for_each(|bell| bell.notify_one());
         }
     }
 
@@ -92,6 +87,10 @@ impl Sight {
 
     fn happened<K: Resource<DynamicType = ()>>(&self, object: &PartialObjectMeta<K>) {
         let namespace = object.namespace().unwrap_or_default();
+        // What runs beside a workload says so.
+        if let Some(workload) = object.labels().get(ARM_OF) {
+            return self.ring(&namespace, workload);
+        }
         let owner = object.owner_references().iter().find(|owner| owner.controller == Some(true));
         match owner {
             Some(owner) if owner.kind == "ReplicaSet" => {

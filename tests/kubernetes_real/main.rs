@@ -1,0 +1,10 @@
+//! Real pods on a real node, with real traffic, images and metrics.
+
+#[path = "../bed/mod.rs"]
+mod bed;
+#[path = "../cluster/mod.rs"]
+mod cluster;
+mod guarded;
+mod observe;
+mod pods;
+mod shop;
