@@ -11,6 +11,8 @@ mod cluster;
 mod bluegreen;
 #[path = "kubernetes_act/canary.rs"]
 mod canary;
+#[path = "kubernetes_act/ready.rs"]
+mod ready;
 #[path = "kubernetes_act/sick.rs"]
 mod sick;
 #[path = "kubernetes_act/stage.rs"]

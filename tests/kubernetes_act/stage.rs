@@ -32,6 +32,8 @@ pub(crate) struct Stage {
     pub(crate) cluster: Cluster,
     pub(crate) hands: Hands,
     pub(crate) guard: Guard,
+    /// What ran at first.
+    pub(crate) first: Release,
     revision: std::cell::Cell<u64>,
 }
 
@@ -46,7 +48,7 @@ impl Stage {
             "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
         });
         cluster.apply(&service.to_string());
-        let config = Kubeconfig::read_from(cluster.admin().kubeconfig()).unwrap();
+        let config = Kubeconfig::read_from(cluster.backstop().kubeconfig()).unwrap();
         let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();
         let client = kube::Client::try_from(config).unwrap();
         let spec: GuardedRollout = serde_json::from_value(json!({
@@ -56,7 +58,9 @@ impl Stage {
         }))
         .unwrap();
         let guard = Guard { key: KEY.into(), uid: "uid".into(), spec: spec.into(), interval: Span::seconds(1) };
-        let stage = Self { cluster, hands: Hands::new(client.clone(), client), guard, revision: std::cell::Cell::new(1) };
+        let hands = Hands::new(client.clone(), client);
+        let first = hands.see(&guard).await.unwrap().spec.unwrap().release.unwrap();
+        let stage = Self { cluster, hands, guard, first, revision: std::cell::Cell::new(1) };
         stage.until("four pods are ready", |seen| seen.observed.arms.values().any(|arm| arm.ready == 4)).await;
         stage
     }
