@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::clock::Clock;
+use super::clock::{self, Clock};
 use super::evidence::{load_evidence, store_evidence};
 use super::flags;
 use super::host_client::HostClient;
@@ -27,6 +27,7 @@ use crate::core::spec::{ArmsBy, Artifacts, FlagTarget};
 use crate::core::state::Guard;
 use crate::core::work::{Action, Effect, EvidenceFrom, Lane, LookPlan};
 use crate::host::wire::Ensure;
+use crate::telemetry::work::work;
 
 /// Effects of the revert lane that may be under way at once; no other effect can use these up.
 const REVERT_PERMITS: usize = 256;
@@ -170,19 +171,24 @@ impl World {
         if let Action::Look(plan) = &effect.action {
             let looked = tokio::time::timeout(left, self.look(subjects, plan)).await;
             let looked = looked.unwrap_or_else(|_| fault(LookFault::Down(format!("{} did not answer within {left:?}", plan.source))));
+            work().looked(&plan.source, &looked);
             return Performed::Looked(looked);
         }
         let lane = match effect.lane {
             Lane::Revert => &self.revert_lane,
             Lane::Forward => &self.forward_lane,
         };
+        let wanted = clock::instant();
         let acted = async {
             let _permit = lane.acquire().await;
+            work().waited(effect.lane, clock::instant().saturating_duration_since(wanted));
             self.act(subjects, effect).await
         };
         let patience = left.min(Duration::from_mins(1));
         let outcome = tokio::time::timeout(patience, acted).await;
-        Performed::Ended(outcome.unwrap_or_else(|_| Outcome::Unknown(format!("no answer within {patience:?}"))))
+        let outcome = outcome.unwrap_or_else(|_| Outcome::Unknown(format!("no answer within {patience:?}")));
+        work().acted(effect.action.name(), &outcome);
+        Performed::Ended(outcome)
     }
 
     async fn act(&self, subjects: &Subjects, effect: &Effect) -> Outcome {
