@@ -20,6 +20,7 @@ mod freeze;
 mod host;
 mod install;
 mod lift;
+mod live;
 mod pause;
 mod progress;
 mod promote;
@@ -168,7 +169,7 @@ pub fn run(cli: Cli) -> Result<Exit, Error> {
         // These need no controller, and no folder.
         Verb::Completions(args) => return completions::run(&args),
         Verb::Simulate(args) => return Ok(simulate::run(&args)),
-        Verb::Check(args) => return check::run(&args, &global),
+        Verb::Check(args) => return runtime(false)?.block_on(check::run(&args, &global)),
         Verb::Crd(crd::Args {}) => return crd::run(&global),
         Verb::Install(args) => return install::run(args, &global),
         Verb::Explain(args) if args.is_code() => return explain::code(&args, &global),

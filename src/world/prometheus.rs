@@ -10,6 +10,7 @@ mod batch;
 mod budget;
 mod clock;
 mod promql;
+pub mod survey;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
