@@ -1,12 +1,16 @@
 //! The `backstop` program: what was typed goes to [`backstop::cli`], how it ended goes to the operating system.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use backstop::cli::{self, Cli};
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
+    // As `kubectl backstop`, it is about kubectl's cluster.
+    cli.global.kubernetes |=
+        std::env::args_os().next().is_some_and(|name| Path::new(&name).file_stem().is_some_and(|name| name == "kubectl-backstop"));
     let json = cli.global.json;
     match cli::run(cli) {
         Ok(exit) => exit.into(),

@@ -11,8 +11,12 @@ mod cluster;
 #[allow(dead_code, reason = "a part of it is needed here")]
 mod registry;
 
+#[path = "kubernetes_run/bad_days.rs"]
+mod bad_days;
 #[path = "kubernetes_run/controller.rs"]
 mod controller;
+#[path = "kubernetes_run/faults.rs"]
+mod faults;
 #[path = "kubernetes_run/house.rs"]
 mod house;
 #[path = "kubernetes_run/images.rs"]

@@ -38,7 +38,7 @@ enum AuditVerb {
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Error> {
     match args.verb {
         AuditVerb::Show { service, last } => {
-            let entries = direct::records(context, service.as_deref())?;
+            let entries = direct::records(context, service.as_deref()).await?;
             let skip = last.map_or(0, |last| entries.len().saturating_sub(last));
             for entry in &entries[skip..] {
                 if context.json {

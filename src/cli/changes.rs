@@ -44,7 +44,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Error> {
         None => None,
     };
     let onset = args.onset.unwrap_or_else(clock::wall);
-    let entries = direct::records(context, key.as_deref())?;
+    let entries = direct::records(context, key.as_deref()).await?;
     let found = changes(entries.iter().map(|entry: &Entry| &entry.record), onset, args.since.0);
     let value: Vec<_> = found
         .iter()

@@ -33,7 +33,14 @@ const SILENCE_MAX: Duration = Duration::from_secs(40);
 #[derive(Debug, Clone)]
 enum Door {
     Unix(PathBuf),
-    Tcp { address: SocketAddr, token: String },
+    Tcp {
+        address: SocketAddr,
+        token: String,
+    },
+    /// None: the cluster itself is worked on.
+    Cluster {
+        namespace: String,
+    },
 }
 
 /// The controller's API.
@@ -91,6 +98,11 @@ impl Client {
     /// Over the controller's socket.
     pub fn unix(path: PathBuf) -> Self {
         Self { door: Door::Unix(path) }
+    }
+
+    /// Not at all: the cluster itself is worked on, as if its controller did not answer.
+    pub fn none(namespace: &str) -> Self {
+        Self { door: Door::Cluster { namespace: namespace.to_owned() } }
     }
 
     /// Over loopback, with a token.
@@ -169,6 +181,7 @@ impl Client {
         match &self.door {
             Door::Unix(path) => begin(UnixStream::connect(path).await?).await,
             Door::Tcp { address, .. } => begin(TcpStream::connect(address).await?).await,
+            Door::Cluster { .. } => Err(std::io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -176,6 +189,9 @@ impl Client {
         match &self.door {
             Door::Unix(path) => format!("`{}`", path.display()),
             Door::Tcp { address, .. } => format!("`http://{address}`"),
+            Door::Cluster { namespace } => {
+                format!("this is for the controller itself: `kubectl exec --namespace {namespace} deploy/backstop -- backstop …`")
+            }
         }
     }
 }

@@ -63,12 +63,13 @@ impl Context {
     /// From the options.
     pub(super) fn new(global: &Global) -> Result<Self, Error> {
         let paths = Paths::find(global.data_dir.clone())?;
-        let client = match &global.server {
-            Some(url) => Client::tcp(url, global.token_file.as_deref())?,
-            None => Client::unix(paths.socket()),
-        };
         let cluster = (global.kubernetes || global.kubeconfig.is_some())
             .then(|| Cluster { kubeconfig: global.kubeconfig.clone(), namespace: global.namespace.clone() });
+        let client = match (&global.server, &cluster) {
+            (Some(url), _) => Client::tcp(url, global.token_file.as_deref())?,
+            (None, Some(cluster)) => Client::none(&cluster.namespace),
+            (None, None) => Client::unix(paths.socket()),
+        };
         Ok(Self { paths, client, cluster, json: global.json, paint: paint(global.color), terminal: std::io::stdout().is_terminal() })
     }
 

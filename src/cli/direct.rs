@@ -10,22 +10,25 @@ use serde_json::{Value, json};
 
 use super::Context;
 use crate::api::auth::{Peer, Principals};
-use crate::api::wire::{Claims, Command, Freeze, FreezeScope, Frozen, Reply, Standing};
+use crate::api::wire::{Caller, Claims, Command, Freeze, FreezeScope, Frozen, Reply, Standing};
 use crate::config::{Paths, docker_config};
-use crate::core::actor::Request;
+use crate::core::actor::{Actor, ActorKind, Assurance, Request};
 use crate::core::attest;
 use crate::core::preview::View;
 use crate::core::reason::Reason;
 use crate::core::record::Record;
 use crate::core::release::{Digest, Image};
 use crate::core::spec::Artifacts;
+use crate::core::work::Lane;
 use crate::error::{Error, Exit};
+use crate::shell::cluster::{self, direct as remote};
 use crate::shell::standalone::{Setup, StartError};
 use crate::shell::{direct, documents};
 use crate::spec;
 use crate::world::audit::{self, Filter};
 use crate::world::clock;
 use crate::world::keys::Public;
+use crate::world::kubernetes::{connect, freezes};
 use crate::world::registry::{Collector, Credentials, Patience};
 use crate::world::store::Store;
 use crate::world::verify::{Keys, verify as verify_evidence};
@@ -97,6 +100,10 @@ fn store_dir(paths: &Paths) -> Result<PathBuf, Error> {
 
 /// Every rollout as the store has it.
 pub(super) async fn views(context: &Context, cause: &str) -> Result<Vec<View>, Error> {
+    if context.cluster.is_some() {
+        let standings = remote::standings(&reach(context).await?, None).await.map_err(|error| start_failed(&error))?;
+        return Ok(standings.into_iter().map(|(view, _)| view).collect());
+    }
     store_dir(&context.paths).map_err(|error| error.cause(format!("the controller does not answer: {cause}")))?;
     let standings = direct::standings(&setup(&context.paths)).await.map_err(|error| without_controller(&error, cause))?;
     Ok(standings.into_iter().map(|(view, _)| view).collect())
@@ -104,7 +111,11 @@ pub(super) async fn views(context: &Context, cause: &str) -> Result<Vec<View>, E
 
 /// One rollout as the store and the host have it.
 pub(super) async fn standing(context: &Context, key: &str) -> Result<Standing, Error> {
-    let standings = direct::standings(&setup(&context.paths)).await.map_err(|error| start_failed(&error))?;
+    let standings = match &context.cluster {
+        Some(_) => remote::standings(&reach(context).await?, Some(key)).await,
+        None => direct::standings(&setup(&context.paths)).await,
+    };
+    let standings = standings.map_err(|error| start_failed(&error))?;
     let found = standings.into_iter().find(|(view, _)| view.key == key);
     let (view, plan) = found.ok_or_else(|| Error::usage(format!("there is no rollout `{key}`")))?;
     Ok(Standing { view, plan })
@@ -150,12 +161,18 @@ pub(super) async fn revert(
 }
 
 async fn act(context: &Context, key: &str, command: &Command, told: &mut dyn FnMut(&View), cause: &str) -> Result<(Reply, View), Error> {
-    store_dir(&context.paths)?;
     let body = serde_json::to_vec(command).map_err(|error| Error::internal("the command cannot be written as JSON").because(&error))?;
-    let request = request(context, command.claims.clone(), &body)?;
-    let setup = setup(&context.paths);
-    let done = direct::command(&setup, key, command.verb.clone(), request.clone(), PATIENCE, told).await;
-    let done = done.map_err(|error| without_controller(&error, cause))?;
+    let (done, request) = if context.cluster.is_some() {
+        let setup = reach(context).await?;
+        let request = request_there(&setup, command.claims.clone(), &body).await?;
+        let done = remote::command(&setup, key, command.verb.clone(), request.clone(), PATIENCE, told).await;
+        (done.map_err(|error| start_failed(&error))?, request)
+    } else {
+        store_dir(&context.paths)?;
+        let request = request(context, command.claims.clone(), &body)?;
+        let done = direct::command(&setup(&context.paths), key, command.verb.clone(), request.clone(), PATIENCE, told).await;
+        (done.map_err(|error| without_controller(&error, cause))?, request)
+    };
     let (answer, view) = done.ok_or_else(|| Error::usage(format!("there is no rollout `{key}`")))?;
     if !answer.accepted {
         return Err(Error::new(Exit::Refused, answer.reason.to_string()).with_code(Some(answer.reason.code().to_owned())));
@@ -165,6 +182,9 @@ async fn act(context: &Context, key: &str, command: &Command, told: &mut dyn FnM
 
 /// Freezes a wider scope in the store; every controller on it reads that when it starts.
 pub(super) async fn freeze(context: &Context, freeze: &Freeze, cause: &str) -> Result<Frozen, Error> {
+    if let Some(cluster) = &context.cluster {
+        return freeze_there(context, cluster, freeze).await;
+    }
     let dir = store_dir(&context.paths)?;
     let body = serde_json::to_vec(freeze).map_err(|error| Error::internal("the freeze cannot be written as JSON").because(&error))?;
     let request = request(context, freeze.claims.clone(), &body)?;
@@ -174,6 +194,60 @@ pub(super) async fn freeze(context: &Context, freeze: &Freeze, cause: &str) -> R
     documents::freeze(&store, scope_name(&freeze.scope), Some(&who)).await.map_err(unavailable)?;
     let keys = store.workloads().await.map_err(unavailable)?;
     Ok(Frozen { request: request.id, rollouts: keys.iter().filter(|key| freeze.scope.contains(key)).count() })
+}
+
+// ---------------------------------------------------------------------------------------------------- cluster
+
+/// What the command line acts with on a cluster: the user's own rights, and a folder of its own for copies of evidence.
+async fn reach(context: &Context) -> Result<cluster::Setup, Error> {
+    let about = context.cluster.as_ref().ok_or_else(|| Error::internal("no cluster is meant"))?;
+    let connected = connect::connect(about.kubeconfig.as_deref(), None).await;
+    let connected = connected.map_err(|error| Error::unreachable("the cluster cannot be reached").because(&error))?;
+    let place = Digest::of(connected.url.as_bytes());
+    Ok(cluster::Setup {
+        cluster: connected.cluster,
+        api_server: connected.url,
+        namespace: about.namespace.clone(),
+        namespaces: Vec::new(),
+        data_dir: context.paths.data_dir().join("clusters").join(place.short()),
+        identity: "command-line".into(),
+        docker_config: docker_config(),
+        webhook: None,
+        actors: std::sync::Arc::new(|_: &str| crate::core::actor::Actor::default()),
+    })
+}
+
+/// Has the API server try what a revert writes first, without writing it: rights and admission policies speak up.
+pub(super) async fn dry_run(context: &Context, key: &str) -> Result<(), Error> {
+    if context.cluster.is_none() {
+        return Ok(());
+    }
+    remote::dry_run(&reach(context).await?, key).await.map_err(|error| Error::new(Exit::Refused, error.to_string()).because(&error))
+}
+
+/// Who this user is, by the API server. Service accounts are no people.
+async fn caller(setup: &cluster::Setup) -> Result<Caller, Error> {
+    let user = connect::whoami(setup.cluster.client(Lane::Revert)).await;
+    let user = user.map_err(|error| Error::unreachable("the cluster does not say who you are").because(&error))?;
+    let kind = if user.starts_with("system:serviceaccount:") { ActorKind::Automation } else { ActorKind::Human };
+    let actor = Actor { kind, principal: format!("kubernetes:{user}"), assurance: Assurance::Authenticated, ..Actor::default() };
+    Ok(Caller { actor, scope: None, ttl: None })
+}
+
+async fn request_there(setup: &cluster::Setup, claims: Claims, body: &[u8]) -> Result<Request, Error> {
+    let caller = caller(setup).await?;
+    claims.request(&caller, &Digest::of(body), clock::wall()).map_err(|error| Error::usage(error.to_string()))
+}
+
+async fn freeze_there(context: &Context, cluster: &super::context::Cluster, freeze: &Freeze) -> Result<Frozen, Error> {
+    let setup = reach(context).await?;
+    let body = serde_json::to_vec(freeze).map_err(|error| Error::internal("the freeze cannot be written as JSON").because(&error))?;
+    let request = request_there(&setup, freeze.claims.clone(), &body).await?;
+    let (client, who) = (setup.cluster.client(Lane::Revert), request.actor.to_string());
+    let kept = freezes::keep(client, &cluster.namespace, scope_name(&freeze.scope), Some(&who)).await;
+    kept.map_err(|error| Error::unreachable("the freeze is not kept").because(&error))?;
+    let standings = remote::standings(&setup, None).await.map_err(|error| start_failed(&error))?;
+    Ok(Frozen { request: request.id, rollouts: standings.iter().filter(|(view, _)| freeze.scope.contains(&view.key)).count() })
 }
 
 /// How a scope is called in the store: a namespace, or `*`.
@@ -187,7 +261,12 @@ pub(super) fn scope_name(scope: &FreezeScope) -> &str {
 // ---------------------------------------------------------------------------------------------------- audit
 
 /// Records of the audit log, oldest first; of one rollout, if one is named.
-pub(super) fn records(context: &Context, key: Option<&str>) -> Result<Vec<Entry>, Error> {
+pub(super) async fn records(context: &Context, key: Option<&str>) -> Result<Vec<Entry>, Error> {
+    if context.cluster.is_some() {
+        Context::warn("these are the records of the newest commits; the replicas' own logs have the others");
+        let records = remote::records(&reach(context).await?, key).await.map_err(|error| start_failed(&error))?;
+        return Ok((0..).zip(records).map(|(index, record)| Entry { index, record }).collect());
+    }
     let dir = store_dir(&context.paths)?;
     let filter = Filter { workload: key.map(str::to_owned), ..Filter::default() };
     let unreadable = |error: &dyn std::error::Error| Error::unreachable("the audit log cannot be read").cause(error.to_string());

@@ -56,7 +56,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Error> {
         let keys: Vec<String> = views(context).await?.0.into_iter().map(|view| view.key).collect();
         Some(choose(Some(&args.what), &keys)?)
     };
-    let entries = direct::records(context, key.as_deref())?;
+    let entries = direct::records(context, key.as_deref()).await?;
     let records: Vec<&Record> = entries.iter().map(|entry: &Entry| &entry.record).collect();
     let chain = match id {
         Some(id) => chain_of(&records, id)?,

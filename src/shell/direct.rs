@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::documents;
+use super::handle::Handle;
 use super::rollout::Policies;
 use super::standalone::{Controller, Setup, StartError, guard};
 use crate::core::actor::Request;
@@ -17,7 +18,7 @@ use crate::world::host_client::HostClient;
 use crate::world::store::Store;
 
 /// How long the host is waited for when it is only asked what it sees.
-const GLANCE: Duration = Duration::from_secs(2);
+pub(super) const GLANCE: Duration = Duration::from_secs(2);
 
 /// Every rollout as store and host have it.
 ///
@@ -76,25 +77,42 @@ pub async fn command(
         let _ = tokio::time::timeout(GLANCE, line.view.wait_for(|view| !view.0.arms.is_empty())).await;
     }
     let input = Input::Commanded(Commanded { verb, request });
-    let answer = controller.handle().ask(key, input).await;
-    let mut last = None;
-    if let (Ok(answer), Some(mut line)) = (answer, controller.handle().line(key)) {
-        let followed = async {
-            loop {
-                let view = line.view.borrow_and_update().0.clone();
-                told(&view);
-                let ended = is_over(&view, reverts);
-                last = Some((answer.clone(), view));
-                if ended || line.view.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        // What is not done by then stays wanted, and is on the record for the controller.
-        let _ = tokio::time::timeout(patience, followed).await;
-    }
+    let last = give(&controller.handle(), key, input, patience, told, &|view| is_over(view, reverts)).await;
     controller.stop().await;
     Ok(last)
+}
+
+/// Gives a fact to a rollout, and follows its view until it is `over`, or patience ends.
+pub(super) async fn give(
+    handle: &Handle,
+    key: &str,
+    input: Input,
+    patience: Duration,
+    told: &mut dyn FnMut(&View),
+    over: &dyn Fn(&View) -> bool,
+) -> Option<(Answer, View)> {
+    let answer = handle.ask(key, input).await.ok()?;
+    let mut line = handle.line(key)?;
+    let mut last = None;
+    let followed = async {
+        loop {
+            let view = line.view.borrow_and_update().0.clone();
+            told(&view);
+            let ended = over(&view);
+            last = Some((answer.clone(), view));
+            if ended || line.view.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    // What is not done by then stays wanted, and is on the record for the controller.
+    let _ = tokio::time::timeout(patience, followed).await;
+    last
+}
+
+/// Whether all that moves something is done. Whether that helped is the controller's to see: it can ask the metrics.
+pub(super) fn has_moved(view: &View) -> bool {
+    view.phase != PhaseKind::Reverting && !view.open.iter().any(|(action, _)| action != "notify")
 }
 
 fn is_over(view: &View, reverts: bool) -> bool {

@@ -188,6 +188,10 @@ impl World {
     async fn act(&self, subjects: &Subjects, effect: &Effect) -> Outcome {
         match &effect.action {
             Action::Look(_) => Outcome::Invalid("a look is no act".into()),
+            // A proof, not a revert: what else a revert needs is asked as well.
+            Action::Verify { release, evidence: EvidenceFrom::Store } if effect.lane == Lane::Forward => {
+                self.prove(subjects, release).await
+            }
             Action::Verify { release, evidence } => self.verify(subjects, release, *evidence).await,
             Action::EnsureArm { release, present } => {
                 if *present && let Err(outcome) = self.fetch(subjects, release).await {
@@ -273,6 +277,24 @@ impl World {
             facts.images.push(found.unwrap_or_else(|why| ImageFacts::unavailable(image, why)));
         }
         Outcome::Done { changed: false, observed: Observation::Facts(Box::new(facts)) }
+    }
+
+    /// Whether a revert to `release` would work now: its evidence, and in a cluster everything else that is needed.
+    async fn prove(&self, subjects: &Subjects, release: &Release) -> Outcome {
+        let Place::Cluster(cluster) = &self.place else { return self.verify(subjects, release, EvidenceFrom::Store).await };
+        let reach = async {
+            let mut lost = Vec::new();
+            for image in release.template.images() {
+                if let Err(fault) = self.collector.reach(&image, Self::artifacts(subjects)).await {
+                    lost.push(format!("{image} cannot be pulled: {fault}"));
+                }
+            }
+            lost
+        };
+        let (verified, lacks, lost) =
+            futures::join!(self.verify(subjects, release, EvidenceFrom::Store), cluster.ready(subjects, release), reach);
+        let missing = [lacks, lost].concat();
+        if missing.is_empty() { verified } else { Outcome::Denied(missing.join("; ")) }
     }
 
     /// Whether the signed ledger record of `release` holds the very template that is about to go back.

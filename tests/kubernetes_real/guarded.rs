@@ -36,9 +36,7 @@ impl Guarded {
         shop.cluster.apply(&bed::run(Path::new(BACKSTOP), &["crd"]));
         shop.cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "customresourcedefinitions", "--all"]);
         shop.cluster.kubectl(&["create", "namespace", SYSTEM]);
-        let backstop = shop.cluster.service_account(SYSTEM, "backstop");
-        let all = ["clusterrolebinding", "backstop", "--clusterrole=cluster-admin", "--serviceaccount=backstop-system:backstop"];
-        shop.cluster.kubectl(&[&["create"], &all[..]].concat());
+        let backstop = shop.cluster.backstop();
         shop.cluster.apply(&backstop::spec::crd::admission(SYSTEM));
         let agent = shop.cluster.service_account("shop", "deployer");
         shop.kubectl(&["create", "rolebinding", "deployer", "--clusterrole=edit", "--serviceaccount=shop:deployer"]);

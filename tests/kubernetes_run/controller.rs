@@ -47,9 +47,7 @@ impl Shop {
     pub(crate) fn open() -> Self {
         let cluster = house::cluster(1);
         let build = Build::new();
-        let backstop = cluster.service_account(SYSTEM, "backstop");
-        let account = format!("--serviceaccount={SYSTEM}:backstop");
-        cluster.kubectl(&["create", "clusterrolebinding", "backstop", "--clusterrole=cluster-admin", &account]);
+        let backstop = cluster.backstop();
         cluster.apply(&build.policy());
         let source = json!({
             "apiVersion": "backstop.dev/v1alpha1", "kind": "GuardSource", "metadata": {"name": "nowhere"},
@@ -86,15 +84,32 @@ impl Shop {
 
     /// Starts a replica with a folder of its own, or the one that it had.
     pub(crate) fn replica(&self, identity: &str, arguments: &[&str]) -> Replica {
-        let data_dir = self.folder.path().join(identity);
+        self.replica_named(identity, identity, arguments, None)
+    }
+
+    /// The same with a folder `folder`, and another way to the API server.
+    pub(crate) fn replica_named(&self, folder: &str, identity: &str, arguments: &[&str], kubeconfig: Option<&Path>) -> Replica {
+        let data_dir = self.folder.path().join(folder);
         let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
         command.args(["run", "--kubernetes", "--log-format=json", "--identity", identity]).args(arguments);
-        command.arg("--kubeconfig").arg(self.backstop.kubeconfig());
+        command.arg("--kubeconfig").arg(kubeconfig.unwrap_or_else(|| self.backstop.kubeconfig()));
         command.arg("--principals").arg(self.folder.path().join("principals.yaml"));
         command.arg("--data-dir").arg(&data_dir).env("HOME", self.folder.path());
-        let log = std::fs::File::options().append(true).create(true).open(self.folder.path().join(format!("{identity}.log"))).unwrap();
+        let log = std::fs::File::options().append(true).create(true).open(self.folder.path().join(format!("{folder}.log"))).unwrap();
         command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null());
         Replica { child: command.spawn().unwrap(), data_dir }
+    }
+
+    /// Runs the command line as on-call does: with the administrator's kubeconfig, and nothing of the controller's.
+    pub(crate) fn on_call(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
+        command.args(arguments).arg("--kubeconfig").arg(self.cluster.admin().kubeconfig());
+        command.arg("--data-dir").arg(self.folder.path().join("on-call")).env("HOME", self.folder.path());
+        command.output().unwrap()
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub(crate) fn log(&self, identity: &str) -> String {
@@ -141,7 +156,7 @@ impl Replica {
     }
 }
 
-fn ok(output: &Output) -> String {
+pub(crate) fn ok(output: &Output) -> String {
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}{errors}");
     text.into_owned()
@@ -236,10 +251,4 @@ fn a_document_that_cannot_be_read_is_told_and_stalls_nobody() {
     shop.deploy("dangling", &v1);
     shop.cluster.apply(&Shop::guard("dangling").to_string());
     shop.until("dangling", "guarded", |status| status["conditions"][0]["status"] == "True" && status["stable"]["image"] == v1.as_str());
-}
-
-/// Where a path of this test's folder is, for those who look on.
-#[allow(dead_code)]
-pub(crate) fn folder(shop: &Shop) -> &Path {
-    shop.folder.path()
 }

@@ -1,6 +1,7 @@
 //! The controller of a cluster: watches documents and workloads, and has one rollout's task for each guard that is this replica's.
 
 mod books;
+pub mod direct;
 mod endpoints;
 mod observer;
 mod replicas;

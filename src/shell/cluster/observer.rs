@@ -33,6 +33,8 @@ pub(super) struct Observer {
     pub(super) actors: Actors,
     /// Whether the API server stamps who changes a template.
     pub(super) stamped: watch::Receiver<bool>,
+    /// Whether it tells the health of the workload alone: marks and deployments are the controller's.
+    pub(super) only_looks: bool,
 }
 
 impl Observer {
@@ -41,13 +43,16 @@ impl Observer {
         let (mut seen, mut template): (Option<Observed>, Option<ReleaseId>) = (None, None);
         let mut marked = None;
         loop {
-            self.mark(&mut marked).await;
+            if !self.only_looks {
+                self.mark(&mut marked).await;
+            }
             let looked = self.look(&ordinary, &mut seen, &mut template).await;
             let view = self.shared.handle.view(&self.key);
             let resting = view.is_none_or(|view| view.0.phase.is_resting() && view.0.open.is_empty());
             let pause = match looked {
                 Err(Gone {}) => return,
                 Ok(false) => AGAIN_FAILED,
+                Ok(true) if self.only_looks => AGAIN_FAILED,
                 Ok(true) if resting => AGAIN_RESTING,
                 Ok(true) => AGAIN_ACTIVE,
             };
@@ -98,8 +103,8 @@ impl Observer {
             ordinary.send(Input::Observed(seen.observed)).await.map_err(|_| Gone {})?;
         }
         match seen.spec {
-            Some(spec) => self.template(spec, template, ordinary).await,
-            None => Ok(true),
+            Some(spec) if !self.only_looks => self.template(spec, template, ordinary).await,
+            _ => Ok(true),
         }
     }
 

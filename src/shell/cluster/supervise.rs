@@ -339,6 +339,7 @@ impl Task {
             bell: self.sight.follow(&namespace, workload, &self.key),
             actors: Arc::clone(&self.setup.actors),
             stamped: self.stamped.clone(),
+            only_looks: false,
         };
         let eyes = tokio::spawn(observer.run(ordinary_in, stop.clone()));
         tracing::debug!(rollout = self.key, "guarded here");

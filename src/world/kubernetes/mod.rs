@@ -30,6 +30,7 @@ pub mod mark;
 pub mod objects;
 mod pods;
 mod proofs;
+mod ready;
 mod records;
 pub mod report;
 mod restore;
@@ -171,14 +172,6 @@ impl Cluster {
         }
         let observed = Observed { arms: pods::health(&scene), weights, current };
         Ok(Seen { observed, spec: Some(SeenTemplate { release, requester, own }), members, injected })
-    }
-
-    /// Whether the router would take a write now: asked by a dry run.
-    ///
-    /// # Errors
-    /// Why it would not, in words.
-    pub async fn route_is_writable(&self, subjects: &Subjects) -> Result<(), String> {
-        traffic::would_take(&self.access(Lane::Revert, &subjects.guard), subjects).await.map_err(said)
     }
 }
 

@@ -45,7 +45,7 @@ pub(super) async fn put(access: &Access, subjects: &Subjects, effect: &Effect, r
 }
 
 /// The template to write: the release's own, with the labels that the selector needs.
-fn template(release: &Release, before: &Json) -> Result<Json, Fault> {
+pub(super) fn template(release: &Release, before: &Json) -> Result<Json, Fault> {
     let Template::Pod(pod) = &release.template else { return Err(Fault::Invalid("a process does not run in a pod".into())) };
     let mut template = serde_json::to_value(pod.template()).map_err(|error| Fault::Invalid(error.to_string()))?;
     if template["metadata"]["labels"].is_null()

@@ -160,8 +160,12 @@ impl Store {
 
     /// The revision in the status of a guard; 0 if it has no state.
     pub fn revision_of(object: &DynamicObject) -> u64 {
-        let text = object.data["status"]["state"].as_str();
-        text.and_then(|text| status::decode(text).ok()).map_or(0, |state| state.revision)
+        Self::state_of(object).map_or(0, |state| state.revision)
+    }
+
+    /// The state in the status of a guard, as it is written there: its ledger is not compared with the signed records.
+    pub fn state_of(object: &DynamicObject) -> Option<State> {
+        object.data["status"]["state"].as_str().and_then(|text| status::decode(text).ok())
     }
 
     /// The revision that this process last committed or loaded; 0 if it has nothing to do with the workload.

@@ -1,0 +1,213 @@
+//! Acting on a cluster without the controller, with the user's own rights: the same machine and store, for one rollout, in the process
+//! of the command line. A controller that runs meanwhile, or comes back, goes on from what was decided here.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::core::GroupVersionKind;
+use serde_json::json;
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::Setup;
+use super::books::{Books, key_of, troubles};
+use super::observer::Observer;
+use super::sight::one_or_all;
+use crate::core::actor::{Actor, Request};
+use crate::core::input::{Commanded, Input, Observed, Verb};
+use crate::core::machine::Answer;
+use crate::core::preview::{RevertPlan, View};
+use crate::core::record::Record;
+use crate::core::state::{Guard, State};
+use crate::core::work::Lane;
+use crate::shell::direct::{GLANCE, give};
+use crate::shell::handle::Handle;
+use crate::shell::neighbours::Neighbours;
+use crate::shell::rollout::{Policies, Rollout, Shared};
+use crate::shell::standalone::{StartError, guard};
+use crate::spec::Loaded;
+use crate::spec::document::Kind;
+use crate::world::audit::leaf;
+use crate::world::kubernetes::objects::{resource, unavailable};
+use crate::world::kubernetes::store::Store;
+use crate::world::source::Source;
+use crate::world::store as local;
+
+/// What the API server has of backstop.
+struct Known {
+    loaded: Loaded,
+    objects: BTreeMap<String, DynamicObject>,
+}
+
+/// Reads every document. Guards alone must be readable; what is not readable beside them is missing.
+async fn read(setup: &Setup) -> Result<Known, StartError> {
+    let client = setup.cluster.client(Lane::Forward);
+    let mut books = Books::default();
+    let mut objects = BTreeMap::new();
+    for namespace in one_or_all(&setup.namespaces) {
+        let kind = resource(Kind::GuardedRollout.name());
+        let api: Api<DynamicObject> = match namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &kind),
+            None => Api::all_with(client.clone(), &kind),
+        };
+        let found = api.list(&ListParams::default()).await.map_err(|error| unavailable("GuardedRollouts", &error))?;
+        for object in found {
+            books.apply(Kind::GuardedRollout, &object, Path::new("/"));
+            objects.insert(key_of(&object), object);
+        }
+    }
+    for kind in [Kind::GuardPolicy, Kind::GuardSource, Kind::FlagTarget] {
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind.name()));
+        match api.list(&ListParams::default()).await {
+            Ok(found) => {
+                for object in found {
+                    books.apply(kind, &object, Path::new("/"));
+                }
+            }
+            Err(error) => tracing::warn!(%kind, %error, "these documents cannot be read with your rights"),
+        }
+    }
+    Ok(Known { loaded: books.loaded(super::watches::is_stamped(client).await), objects })
+}
+
+async fn store(setup: &Setup) -> Result<Store, StartError> {
+    let local = local::Store::open(&setup.data_dir.join("store"), &setup.data_dir.join("spool"))?;
+    Ok(Store::guest(setup.cluster.client(Lane::Revert).clone(), &setup.namespace, local).await?)
+}
+
+fn guard_of(loaded: &Arc<Loaded>, store: &Store, key: &str) -> Option<(Guard, Policies)> {
+    let (metadata, spec) = loaded.rollouts.get(key)?;
+    let policies = Policies::new(Arc::clone(loaded), metadata.clone(), spec);
+    Some((guard(loaded, store.uid(key), key, &policies, spec), policies))
+}
+
+/// Every rollout, or the one called `only`, as the API server has it; one that is named is looked at, too.
+///
+/// # Errors
+/// The API server does not answer, or the user may not read.
+pub async fn standings(setup: &Setup, only: Option<&str>) -> Result<Vec<(View, RevertPlan)>, StartError> {
+    let Known { loaded, objects } = read(setup).await?;
+    let (loaded, store) = (Arc::new(loaded), store(setup).await?);
+    let mut standings = Vec::new();
+    for (key, object) in objects.into_iter().filter(|(key, _)| only.is_none_or(|only| only == key)) {
+        let Some((guard, _)) = guard_of(&loaded, &store, &key) else { continue };
+        let (mut state, mut observed) = (Store::state_of(&object).unwrap_or_else(State::new), Observed::default());
+        if only.is_some() {
+            store.offer(&key, object);
+            state = store.load(&key).await?.unwrap_or_else(State::new);
+            observed = setup.cluster.see(&guard).await.map(|seen| seen.observed).unwrap_or_default();
+        }
+        let plan = RevertPlan::of(&key, &guard.uid, &guard.spec, &state, &observed);
+        standings.push((View::of_state(&key, &state, &observed), plan));
+    }
+    Ok(standings)
+}
+
+/// The records that ride in the statuses: those of the newest commits. The others are in the logs of the replicas.
+///
+/// # Errors
+/// The API server does not answer, or the user may not read.
+pub async fn records(setup: &Setup, only: Option<&str>) -> Result<Vec<Record>, StartError> {
+    let Known { objects, .. } = read(setup).await?;
+    let mut records = Vec::new();
+    for (_, object) in objects.iter().filter(|(key, _)| only.is_none_or(|only| only == key.as_str())) {
+        for line in object.data["status"]["records"].as_array().into_iter().flatten().filter_map(|line| line.as_str()) {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+            // A part that was too long for its line is in a replica's folder.
+            if let Ok(Some(record)) = leaf::record(&line, |_| Err("elsewhere")) {
+                records.push(record);
+            }
+        }
+    }
+    records.sort_by_key(|record| record.at.wall);
+    Ok(records)
+}
+
+/// Has the API server try the writes of a revert of `key`, and write nothing.
+///
+/// # Errors
+/// What it says against them.
+pub async fn dry_run(setup: &Setup, key: &str) -> Result<(), StartError> {
+    let Known { loaded, objects } = read(setup).await?;
+    let Some((object, (metadata, spec))) = objects.get(key).zip(loaded.rollouts.get(key)) else { return Ok(()) };
+    let client = setup.cluster.client(Lane::Revert);
+    let parameters = PatchParams { dry_run: true, ..PatchParams::default() };
+    let (namespace, same) =
+        (metadata.namespace(), Patch::Merge(json!({"metadata": {"resourceVersion": object.metadata.resource_version}})));
+    let guards: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource(Kind::GuardedRollout.name()));
+    let tried = guards.patch_status(&metadata.name, &parameters, &same).await;
+    tried.map_err(|error| unavailable(&format!("GuardedRollout {key}, status"), &error))?;
+    let Some((kind, name)) = spec.workload.object() else { return Ok(()) };
+    let workloads: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), namespace, &ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", kind)));
+    let tried = workloads.patch(name, &parameters, &Patch::Merge(json!({}))).await;
+    tried.map_err(|error| unavailable(&format!("{kind} {namespace}/{name}"), &error))?;
+    Ok(())
+}
+
+/// Gives a command to one rollout's machine, tells each change of its view, and stays until its effects are done.
+///
+/// # Errors
+/// The API server does not answer, the user may not do this, or the guard cannot be used.
+pub async fn command(
+    setup: &Setup,
+    key: &str,
+    verb: Verb,
+    request: Request,
+    patience: Duration,
+    told: &mut dyn FnMut(&View),
+) -> Result<Option<(Answer, View)>, StartError> {
+    let Known { loaded, objects } = read(setup).await?;
+    if !objects.contains_key(key) {
+        return Ok(None);
+    }
+    let loaded = Arc::new(loaded);
+    if !loaded.rollouts.contains_key(key) {
+        return Err(StartError::Document(format!("{key}: {}", troubles(&loaded, key).join("; "))));
+    }
+    let world = super::world(setup, store(setup).await?).await?;
+    for (name, source) in &loaded.sources {
+        if let Ok(source) = Source::open(name, source) {
+            world.connect(name, source);
+        }
+    }
+    world.replace_flag_targets(loaded.flags.clone());
+    let uid = world.store().uid(key);
+    let shared = Arc::new(Shared {
+        world,
+        handle: Handle::new(),
+        loaded: RwLock::new(Arc::clone(&loaded)),
+        neighbours: Neighbours::default(),
+        changed: Notify::new(),
+    });
+    let Some((metadata, spec)) = loaded.rollouts.get(key) else { return Ok(None) };
+    let policies = Policies::new(Arc::clone(&loaded), metadata.clone(), spec);
+    let guard = guard(&loaded, uid, key, &policies, spec);
+    let rollout = Rollout::restore(Arc::clone(&shared), guard, policies).await?;
+    let (stop, stopped) = watch::channel(false);
+    let (ordinary_in, ordinary) = mpsc::channel(16);
+    let observer = Observer {
+        shared: Arc::clone(&shared),
+        cluster: setup.cluster.clone(),
+        key: key.to_owned(),
+        bell: Arc::default(),
+        actors: Arc::new(|_: &str| Actor::default()),
+        stamped: watch::channel(false).1,
+        only_looks: true,
+    };
+    let tasks = [tokio::spawn(observer.run(ordinary_in, stopped.clone())), tokio::spawn(rollout.run(ordinary, stopped))];
+    if let Some(mut line) = shared.handle.line(key) {
+        let _ = tokio::time::timeout(GLANCE, line.view.wait_for(|view| !view.0.arms.is_empty())).await;
+    }
+    let over = |view: &View| crate::shell::direct::has_moved(view);
+    let last = give(&shared.handle, key, Input::Commanded(Commanded { verb, request }), patience, told, &over).await;
+    stop.send_replace(true);
+    for task in tasks {
+        if tokio::time::timeout(Duration::from_secs(5), task).await.is_err() {
+            tracing::warn!(rollout = key, "an effect is still under way");
+        }
+    }
+    Ok(last)
+}

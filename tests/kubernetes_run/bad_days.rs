@@ -1,0 +1,136 @@
+//! What goes wrong, and what must not come of it.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::bed;
+use crate::controller::{Shop, missing, ok, short};
+use crate::faults::{Fault, Proxy};
+use crate::house::SYSTEM;
+
+const SOON: Duration = Duration::from_mins(1);
+const KEY: &str = "store/checkout";
+
+/// A service whose candidate `v2` is judged beside known-good `v1`.
+fn on_trial(shop: &Shop, adopt: impl Fn()) -> (String, String) {
+    let (v1, v2) = (shop.build.image("v1"), shop.build.image("v2"));
+    shop.deploy("checkout", &v1);
+    shop.cluster.apply(&Shop::guard("checkout").to_string());
+    shop.until("checkout", "found", |status| status["stable"]["image"] == v1.as_str());
+    adopt();
+    shop.until("checkout", "known good", |status| status["verdict"] == "Pass");
+    shop.cluster.kubectl(&["set", "image", "--namespace=store", "deployment/checkout", &format!("main={v2}")]);
+    shop.until("checkout", "judged", |status| status["phase"] == "Watching");
+    (v1, v2)
+}
+
+fn restored(shop: &Shop, image: &str) {
+    let restored = bed::eventually(SOON, || (shop.image_of("checkout") == image).then_some(()));
+    assert!(restored.is_some(), "{}\n{}", short(&shop.status("checkout")), shop.log("a"));
+}
+
+fn quarantined(shop: &Shop) -> usize {
+    let records = shop.cluster.get("grec", &["--namespace", SYSTEM]);
+    let signed = |one: &&Value| one["status"]["quarantined"] == true && one["status"]["signature"].is_string();
+    records.as_array().map_or(0, |records| records.iter().filter(signed).count())
+}
+
+#[test]
+fn two_controllers_without_leases_decide_once() {
+    if let Some(missing) = missing() {
+        return bed::skip("two_controllers_without_leases_decide_once", missing);
+    }
+    let shop = Shop::open();
+    // Each believes that it is the only one.
+    let (a, b) = (shop.replica("a", &[]), shop.replica_named("b", "a", &[], None));
+    let adopt = || drop(ok(&bed::eventually(SOON, || Some(a.tell(&["adopt", KEY])).filter(|output| output.status.success())).unwrap()));
+    let (v1, _) = on_trial(&shop, adopt);
+    let standing = |replica: &crate::controller::Replica| {
+        let text = ok(&replica.tell(&["status", KEY, "--json"]));
+        let at: Value = serde_json::from_str(&text).unwrap();
+        let view = if at["view"].is_object() { at["view"].clone() } else { at };
+        (view["revision"].clone(), view["generation"].clone(), view["phase"].clone())
+    };
+    let agreed = || {
+        let (a, b) = (standing(&a), standing(&b));
+        (a == b && a.0.is_u64()).then_some(a)
+    };
+    let at = bed::eventually(SOON, agreed).unwrap_or_else(|| panic!("{:?} {:?}", standing(&a), standing(&b)));
+    assert_eq!(at.1, 1, "both saw the template change, and it is one attempt");
+    ok(&b.tell(&["revert", KEY, "--yes", "--no-wait"]));
+    restored(&shop, &v1);
+    assert!(bed::eventually(SOON, agreed).is_some(), "{:?} {:?}", standing(&a), standing(&b));
+    assert!(bed::eventually(SOON, || (quarantined(&shop) == 1).then_some(())).is_some());
+}
+
+#[test]
+fn a_revert_goes_through_conflicts_throttling_and_errors_and_a_lost_replica() {
+    if let Some(missing) = missing() {
+        return bed::skip("a_revert_goes_through_conflicts_throttling_and_errors_and_a_lost_replica", missing);
+    }
+    let shop = Shop::open();
+    let proxy = Proxy::start(&shop.backstop, shop.folder());
+    let a = shop.replica_named("a", "a", &[], Some(proxy.kubeconfig()));
+    let adopt = || drop(ok(&bed::eventually(SOON, || Some(a.tell(&["adopt", KEY])).filter(|output| output.status.success())).unwrap()));
+    let (v1, v2) = on_trial(&shop, adopt);
+    // The status is written after a conflict, throttling and errors; the template cannot be written at all.
+    proxy.fail(vec![
+        Fault { method: "PATCH", path: "guardedrollouts/checkout/status", answers: vec![409, 429, 503, 500, 409, 504, 503], lasts: false },
+        Fault { method: "PATCH", path: "deployments/checkout", answers: vec![503], lasts: true },
+    ]);
+    ok(&a.tell(&["revert", KEY, "--yes", "--no-wait"]));
+    shop.until("checkout", "reverting", |status| status["phase"] == "Reverting");
+    assert!(proxy.served().len() >= 7, "{:?}", proxy.served());
+    assert_eq!(shop.image_of("checkout"), v2);
+
+    // Its replica is gone; another one, which can write, takes over and goes on.
+    let b = shop.replica("b", &[]);
+    let ready = || shop.log("b").contains("the controller runs").then_some(());
+    assert!(bed::eventually(SOON, ready).is_some(), "{}", shop.log("b"));
+    a.kill();
+    let killed = Instant::now();
+    restored(&shop, &v1);
+    println!("from the kill of the active replica to the template back: {:?}", killed.elapsed());
+    drop(b);
+}
+
+#[test]
+fn on_call_reverts_without_the_controller_and_it_takes_over() {
+    if let Some(missing) = missing() {
+        return bed::skip("on_call_reverts_without_the_controller_and_it_takes_over", missing);
+    }
+    let shop = Shop::open();
+    let a = shop.replica("a", &[]);
+    let adopt = || drop(ok(&bed::eventually(SOON, || Some(a.tell(&["adopt", KEY])).filter(|output| output.status.success())).unwrap()));
+    let (v1, v2) = on_trial(&shop, adopt);
+    shop.until("checkout", "ready for a revert", |status| {
+        status["conditions"].as_array().is_some_and(|all| all.iter().any(|one| one["type"] == "RevertReady" && one["status"] == "True"))
+    });
+    // The controller is scaled to zero.
+    a.kill();
+    let status = ok(&shop.on_call(&["status"]));
+    assert!(status.contains(KEY) && status.contains("Watching"), "{status}");
+    let dry = shop.on_call(&["revert", "checkout", "--dry-run"]);
+    assert_eq!(dry.status.code(), Some(10), "{dry:?}");
+    assert_eq!(shop.image_of("checkout"), v2);
+    ok(&shop.on_call(&["ready", "checkout"]));
+    ok(&shop.on_call(&["revert", "checkout", "--yes", "--reason", "INC-7"]));
+    assert_eq!(shop.image_of("checkout"), v1, "{}", short(&shop.status("checkout")));
+    assert_eq!(shop.status("checkout")["phase"], "Recovering");
+    let changes = ok(&shop.on_call(&["changes"]));
+    assert!(changes.contains("kubernetes:admin"), "{changes}");
+    assert_eq!(quarantined(&shop), 0, "a command line signs nothing");
+    let lift = shop.on_call(&["lift", "checkout", "--reason", "no"]);
+    assert!(String::from_utf8_lossy(&lift.stderr).contains("for the controller itself"), "{lift:?}");
+
+    // It comes back, and goes on from there: what was quarantined is signed now.
+    let a = shop.replica("a", &[]);
+    assert!(bed::eventually(SOON, || (quarantined(&shop) == 1).then_some(())).is_some(), "{}", shop.log("a"));
+    // A command line beside it is heard, too.
+    ok(&shop.on_call(&["freeze", "checkout"]));
+    let heard = || Some(ok(&a.tell(&["status", KEY, "--json"]))).filter(|text| text.contains("frozen"));
+    assert!(bed::eventually(SOON, heard).is_some(), "{}", shop.log("a"));
+    ok(&shop.on_call(&["freeze", "--all"]));
+    assert!(shop.cluster.get("configmap", &["backstop-freezes", "--namespace", SYSTEM])["data"]["_all"].is_string());
+}
