@@ -6,6 +6,7 @@ mod canary;
 #[path = "../cluster/mod.rs"]
 mod cluster;
 mod guarded;
+mod guide;
 mod observe;
 mod pods;
 mod shop;
