@@ -74,17 +74,22 @@ impl Scene {
             selectors.push(format!("{ARM_OF}={workload}"));
         }
         let (mut sets, mut pods) = (BTreeMap::new(), BTreeMap::new());
+        let uid = |object: &Json| object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        let owners: Vec<String> = std::iter::once(&main).chain(&arms).map(uid).collect();
+        // Labels are everybody's; owners are not.
+        let is_own = |set: &&Json| {
+            let controller = |owner: &Json| owner["controller"] == true && owners.iter().any(|uid| owner["uid"] == uid.as_str());
+            set["metadata"]["ownerReferences"].as_array().is_some_and(|owners| owners.iter().any(controller))
+        };
         for labels in &selectors {
             let templates = if kind == DEPLOYMENT { REPLICA_SET } else { REVISION };
             let listing = ListParams::default().labels(labels).match_any();
             let api = access.typed::<Pod>();
             let found = async { Ok(api.list(&listing).await?) };
-            let (owners, found) = futures::try_join!(access.list(templates, labels), found)?;
-            sets.extend(owners.iter().map(|owner| (owner["metadata"]["uid"].as_str().unwrap_or_default().to_owned(), Set::of(owner))));
-            if kind != DEPLOYMENT {
-                // Their pods name the revision, not an owner for each.
-                sets.extend(owners.iter().map(|owner| (name(owner).to_owned(), Set::of(owner))));
-            }
+            let (all, found) = futures::try_join!(access.list(templates, labels), found)?;
+            // Pods of a StatefulSet or a DaemonSet name the revision, not an owner for each.
+            let key = |set: &Json| if kind == DEPLOYMENT { uid(set) } else { name(set).to_owned() };
+            sets.extend(all.iter().filter(is_own).map(|set| (key(set), Set::of(set))));
             pods.extend(found.items.into_iter().map(|pod| (pod.uid().unwrap_or_default(), pod)));
         }
         let mut scene = Self { kind, main, arms, sets, pods: pods.into_values().collect() };
@@ -124,10 +129,8 @@ impl Scene {
     /// Members wanted of each release.
     pub(super) fn wanted(&self) -> BTreeMap<ReleaseId, u32> {
         let mut wanted: BTreeMap<ReleaseId, u32> = BTreeMap::new();
-        let mut counted = std::collections::BTreeSet::new();
-        for (key, set) in &self.sets {
+        for set in self.sets.values() {
             if let (Some(release), Some(count)) = (&set.release, set.wanted)
-                && counted.insert(key)
                 && count > 0
             {
                 *wanted.entry(release.clone()).or_default() += count;
