@@ -34,6 +34,8 @@ pub struct Config {
     pub cluster: Option<ClusterConfig>,
     /// Loopback address on which the API is also served, with tokens.
     pub listen: Option<SocketAddr>,
+    /// Address on which probes and metrics are served, to everybody.
+    pub probes: Option<SocketAddr>,
     /// Who may do what; `principals.yaml` in the data folder if absent.
     pub principals: Option<PathBuf>,
     /// Permissions of the controller's socket: `0o600` unless others may connect too.

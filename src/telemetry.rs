@@ -1,5 +1,7 @@
 //! Logs to standard error, and the numbers that `/metrics` shows.
 
+pub mod work;
+
 use std::io::IsTerminal as _;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -80,6 +82,10 @@ pub struct Metrics {
     pub phases: Family<PhaseIs, Gauge>,
     /// Rollouts for which a revert would not work now.
     pub not_ready: Gauge,
+    /// Whether this controller works: 1 or 0.
+    pub ready: Gauge,
+    /// Commands, deployments and alerts that no rollout has taken in yet.
+    pub queue: Gauge,
     /// Requests that the API answered.
     pub requests: Family<Answered, Counter>,
 }
@@ -99,6 +105,8 @@ impl Metrics {
             pages: Counter::default(),
             phases: Family::default(),
             not_ready: Gauge::default(),
+            ready: Gauge::default(),
+            queue: Gauge::default(),
             requests: Family::default(),
         };
         metrics.register();
@@ -113,6 +121,9 @@ impl Metrics {
         r.register("pages", "Pages sent", self.pages.clone());
         r.register("rollouts", "Rollouts in each phase", self.phases.clone());
         r.register("rollouts_not_ready", "Rollouts for which a revert would not work now", self.not_ready.clone());
+        r.register("ready", "Whether this controller works: 1 or 0", self.ready.clone());
+        r.register("queue_depth", "Commands, deployments and alerts that no rollout has taken in yet", self.queue.clone());
+        work::work().register(r);
         r.register("api_requests", "Requests that the API answered", self.requests.clone());
     }
 
@@ -131,6 +142,10 @@ impl Metrics {
                     && let Some(revert) = view.and_then(|view| view.revert.as_ref())
                 {
                     self.reverted(revert);
+                    if *decision == Decision::Recovered {
+                        let took = record.at.mono.since(revert.since.mono);
+                        self.revert.get_or_create(&Stage { stage: "recovered" }).observe(took.as_secs_f64());
+                    }
                 }
             }
             Event::Input(_) => {}

@@ -4,6 +4,7 @@
 
 mod bed;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -17,6 +18,8 @@ use backstop::api::alerts::receiver::{Receiver, Token};
 use backstop::api::alerts::subscription::Subscription;
 use backstop::api::alerts::{Alerts, Delivery, router};
 use backstop::core::spec::{Rule, Trust};
+use backstop::telemetry::work::{Acted, Asked, Ended, LaneIs, work};
+use backstop::telemetry::{Answered, DecisionIs, Metrics, PhaseIs, Stage};
 use backstop::world::clock;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -173,4 +176,70 @@ fn the_shipped_rules_and_routes_are_valid() {
     };
     assert_eq!(route(&["alertname=CheckoutBurningBudget", "namespace=shop", "rollout=checkout"]), "backstop,people");
     assert_eq!(route(&["alertname=DiskFull"]), "people");
+}
+
+/// Names of metrics in a PromQL text that begin with backstop's prefix.
+fn own_metrics(text: &str) -> BTreeSet<String> {
+    let words = text.split(|character: char| !(character.is_ascii_alphanumeric() || character == '_'));
+    words.filter(|word| word.starts_with("backstop_")).map(str::to_owned).collect()
+}
+
+/// Names of the series that a controller shows.
+fn shown() -> BTreeSet<String> {
+    // A family of labels is shown from its first value on.
+    let metrics = Metrics::new();
+    metrics.revert.get_or_create(&Stage { stage: "traffic" }).observe(0.0);
+    metrics.decisions.get_or_create(&DecisionIs { decision: "revert", reason: "BS001" }).inc();
+    metrics.phases.get_or_create(&PhaseIs { phase: "Idle".into() }).set(0);
+    metrics.requests.get_or_create(&Answered { route: "/v1/rollouts", status: 200 }).inc();
+    work().looks.get_or_create(&Asked { source: "s".into(), outcome: "samples" }).inc();
+    work().lane_wait.get_or_create(&LaneIs { lane: "revert" }).observe(0.0);
+    work().effects.get_or_create(&Acted { action: "ensureWeights", outcome: "done" }).inc();
+    work().commits.get_or_create(&Ended { outcome: "done" }).inc();
+    let text = metrics.expose().unwrap();
+    let mut names = BTreeSet::new();
+    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        match kind {
+            "counter" => drop(names.insert(format!("{name}_total"))),
+            "histogram" => names.extend(["bucket", "sum", "count"].map(|part| format!("{name}_{part}"))),
+            _ => drop(names.insert(name.to_owned())),
+        }
+    }
+    names
+}
+
+#[test]
+fn the_controller_s_alerts_fire_when_they_should() {
+    let promtool = bed::require!("promtool");
+    let path = |name: &str| bed::repository("alerts").join(name).display().to_string();
+    bed::run(&promtool, &["check", "rules", &path("controller.rules.yml")]);
+    bed::run(&promtool, &["test", "rules", &path("controller.rules.test.yml")]);
+}
+
+#[test]
+fn rules_dashboard_and_readme_name_the_metrics_that_there_are() {
+    let read = |name: &str| fs::read_to_string(bed::repository(name)).unwrap();
+    let rules: serde_json::Value = serde_saphyr::from_str(&read("alerts/controller.rules.yml")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&read("alerts/dashboard.json")).unwrap();
+    let rules = rules["groups"][0]["rules"].as_array().unwrap().iter().map(|rule| rule["expr"].as_str().unwrap().to_owned());
+    let targets = dashboard["panels"].as_array().unwrap().iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+    let drawn: Vec<String> = targets.map(|target| target["expr"].as_str().unwrap().to_owned()).collect();
+    let there = shown();
+    for expression in rules.chain(drawn.iter().cloned()) {
+        let named = own_metrics(&expression);
+        assert!(!named.is_empty() && named.is_subset(&there), "`{expression}` names what nobody shows: {named:?} of {there:?}");
+    }
+    // Each is drawn somewhere, and told in the README, which tells no others.
+    let whole = |name: &String| ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name).to_owned();
+    let families: BTreeSet<String> = there.iter().map(whole).collect();
+    let drawn: BTreeSet<String> = own_metrics(&drawn.join(" ")).iter().map(whole).collect();
+    assert_eq!(drawn, families, "the dashboard shows every one");
+    let readme = read("README.md");
+    let told: BTreeSet<String> = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `backstop_")?.split_once('`'))
+        .map(|(name, _)| format!("backstop_{name}"))
+        .collect();
+    assert_eq!(told, families, "the README tells every one");
 }

@@ -11,6 +11,8 @@ mod admission;
 mod canary;
 #[path = "kubernetes_act/observe.rs"]
 mod observe;
+#[path = "kubernetes_act/ready.rs"]
+mod ready;
 #[path = "kubernetes_act/rig.rs"]
 mod rig;
 #[path = "kubernetes_act/routes.rs"]

@@ -100,15 +100,24 @@ pub fn router(api: Api) -> Router {
         .route("/v1/thaw", post(commands::thaw))
         .layer(middleware::from_fn(in_time));
     let streams = Router::new().route("/v1/events", get(events::all)).route("/v1/rollouts/{namespace}/{name}/events", get(events::one));
-    let health = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).route("/metrics", get(metrics));
     answers
         .merge(streams)
         .layer(middleware::from_fn_with_state(api.clone(), auth::authenticate))
-        .merge(health)
+        .merge(open_to_all())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(api.clone(), counted))
         .with_state(api)
+}
+
+/// What is open to everybody: `/healthz`, `/readyz` and `/metrics`.
+fn open_to_all() -> Router<Api> {
+    Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).route("/metrics", get(metrics))
+}
+
+/// Probes and numbers alone, for an address that others than this machine reach.
+pub fn probes(api: Api) -> Router {
+    open_to_all().fallback(unknown_route).layer(middleware::from_fn_with_state(api.clone(), counted)).with_state(api)
 }
 
 /// Serves on a Unix socket that only its owner may use, until `shutdown`.
@@ -162,8 +171,16 @@ async fn counted(State(api): State<Api>, request: Request, next: Next) -> Respon
     response
 }
 
-async fn healthz() -> &'static str {
-    "ok\n"
+/// Whether the process should go on: every guard has a task that takes facts in.
+async fn healthz(State(api): State<Api>) -> Response {
+    let (_, ended) = api.handle.health();
+    match &ended[..] {
+        [] => "ok\n".into_response(),
+        [first, ..] => {
+            let what = format!("the tasks of {} rollouts have ended, {first} first", ended.len());
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, what).into_response()
+        }
+    }
 }
 
 async fn readyz(State(api): State<Api>) -> Response {
@@ -174,6 +191,10 @@ async fn readyz(State(api): State<Api>) -> Response {
 }
 
 async fn metrics(State(api): State<Api>) -> Response {
+    let views: Vec<_> = api.handle.keys().iter().filter_map(|key| api.handle.view(key)).collect();
+    api.metrics.standing(views.iter().map(|view| &view.0));
+    api.metrics.ready.set(i64::from(api.unready.borrow().is_none()));
+    api.metrics.queue.set(i64::try_from(api.handle.health().0).unwrap_or(i64::MAX));
     match api.metrics.expose() {
         Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response(),
         Err(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the numbers cannot be written as text").into_response(),

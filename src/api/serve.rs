@@ -74,6 +74,14 @@ impl Listener {
             let what = format!("`{address}` is not a loopback address; put a TLS proxy in front of 127.0.0.1 instead");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
+        Self::anywhere(address).await
+    }
+
+    /// Any address: only for what everybody may see.
+    ///
+    /// # Errors
+    /// If the address is taken.
+    pub async fn anywhere(address: SocketAddr) -> io::Result<Self> {
         TcpListener::bind(address).await.map(Self::Tcp)
     }
 

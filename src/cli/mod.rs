@@ -18,7 +18,9 @@ mod disarm;
 mod explain;
 mod freeze;
 mod host;
+mod install;
 mod lift;
+mod live;
 mod pause;
 mod progress;
 mod promote;
@@ -149,6 +151,7 @@ pub enum Verb {
     Explain(explain::Args),
     Check(check::Args),
     Crd(crd::Args),
+    Install(install::Args),
     Audit(audit::Args),
     Simulate(simulate::Args),
     Completions(completions::Args),
@@ -166,8 +169,9 @@ pub fn run(cli: Cli) -> Result<Exit, Error> {
         // These need no controller, and no folder.
         Verb::Completions(args) => return completions::run(&args),
         Verb::Simulate(args) => return Ok(simulate::run(&args)),
-        Verb::Check(args) => return check::run(&args, &global),
+        Verb::Check(args) => return runtime(false)?.block_on(check::run(&args, &global)),
         Verb::Crd(crd::Args {}) => return crd::run(&global),
+        Verb::Install(args) => return install::run(args, &global),
         Verb::Explain(args) if args.is_code() => return explain::code(&args, &global),
         _ => {}
     }
@@ -207,7 +211,7 @@ async fn act(verb: Verb, context: &Context) -> Result<Exit, Error> {
         Verb::Verify(args) => verify::run(args, context).await,
         Verb::Explain(args) => explain::run(args, context).await,
         Verb::Audit(args) => audit::run(args, context).await,
-        Verb::Check(_) | Verb::Crd(_) | Verb::Completions(_) | Verb::Simulate(_) | Verb::SampleService(_) => {
+        Verb::Check(_) | Verb::Crd(_) | Verb::Install(_) | Verb::Completions(_) | Verb::Simulate(_) | Verb::SampleService(_) => {
             Err(Error::internal("this verb was already done"))
         }
     }

@@ -56,6 +56,9 @@ pub struct Args {
     /// Serve the API on this loopback address too, for those with a token; port 0 picks a free one.
     #[arg(long, env = "BACKSTOP_LISTEN", value_name = "ADDRESS", hide_env_values = true)]
     listen: Option<SocketAddr>,
+    /// Serve `/healthz`, `/readyz` and `/metrics` on this address, and nothing else; for probes and scrapes from other machines.
+    #[arg(long, value_name = "ADDRESS")]
+    probes: Option<SocketAddr>,
     /// Who may do what, by uid or token [default: principals.yaml in the data folder].
     #[arg(long, visible_alias = "tokens", value_name = "FILE")]
     principals: Option<PathBuf>,
@@ -103,6 +106,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Error> {
         specs: args.specs,
         cluster,
         listen: args.listen,
+        probes: args.probes,
         principals: args.principals,
         socket_mode: args.socket_mode,
         notify_url: args.notify_url,
@@ -129,6 +133,7 @@ async fn serve(config: Config) -> Result<Exit, Error> {
     let (ready, unready) = watch::channel(None);
     let api = Api::new(controller.handle(), Arc::clone(&principals), Arc::clone(&metrics), unready, freezes);
     let alerts = alerts(&config, &controller)?;
+    let probes = api::probes(api.clone());
     let router = api::router(api).merge(alerts.clone().map(alerts::router).unwrap_or_default());
     controller.tell_readiness(&ready, alerts.clone());
     tokio::spawn(keep_freezes(controller.shared(), asked));
@@ -143,6 +148,11 @@ async fn serve(config: Config) -> Result<Exit, Error> {
         let tcp = Listener::tcp(address).await.map_err(|error| cannot(&error))?;
         tracing::info!(address = ?tcp.address(), "the API is served here too, for those with a token");
         servers.spawn(api::serve(tcp, router, ended(end.subscribe())));
+    }
+    if let Some(address) = config.probes {
+        let open = Listener::anywhere(address).await.map_err(|error| cannot(&error))?;
+        tracing::info!(address = ?open.address(), "probes and metrics are served here");
+        servers.spawn(api::serve(open, probes, ended(end.subscribe())));
     }
     tracing::info!(socket = %socket.display(), rollouts = controller.documents().rollouts.len(), "the controller runs");
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| cannot(&error))?;
@@ -328,8 +338,6 @@ async fn count(handle: Handle, metrics: Arc<Metrics>) {
             Ok(record) => {
                 let view = handle.view(&record.resource_target);
                 metrics.observe(&record, view.as_ref().map(|view| &view.0));
-                let views: Vec<_> = handle.keys().iter().filter_map(|key| handle.view(key)).collect();
-                metrics.standing(views.iter().map(|view| &view.0));
             }
             Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => return,

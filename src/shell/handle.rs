@@ -75,6 +75,13 @@ impl Handle {
         self.lines.read().unwrap_or_else(std::sync::PoisonError::into_inner).keys().cloned().collect()
     }
 
+    /// Facts that no rollout has taken in yet, and the rollouts whose task has ended without being told to.
+    pub fn health(&self) -> (usize, Vec<String>) {
+        let lines = self.lines.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let waiting = lines.values().map(|line| line.urgent.max_capacity() - line.urgent.capacity()).sum();
+        (waiting, lines.iter().filter(|(_, line)| line.urgent.is_closed()).map(|(key, _)| key.clone()).collect())
+    }
+
     /// One rollout's line.
     pub fn line(&self, key: &str) -> Option<Line> {
         self.lines.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(key).cloned()

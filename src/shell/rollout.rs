@@ -19,7 +19,8 @@ use crate::core::spec::{GuardedRollout, Metadata};
 use crate::core::state::{Guard, State};
 use crate::core::work::{Action, Commit, Effect, EffectId, Lane};
 use crate::spec::Loaded;
-use crate::world::clock::Clock;
+use crate::telemetry::work::work;
+use crate::world::clock::{self, Clock};
 use crate::world::perform::{Performed, Subjects, World};
 use crate::world::store::{CommitError, LoadError};
 
@@ -165,7 +166,11 @@ impl Rollout {
                     self.start_again().await;
                 }
                 Some(input) = ordinary.recv() => self.order.push(input, None),
-                () = sleep => self.order.wake(),
+                () = sleep => {
+                    let late = wake.map_or(Duration::ZERO, |due| tokio::time::Instant::now().saturating_duration_since(due));
+                    work().woke(late, self.guard.interval.0);
+                    self.order.wake();
+                }
             }
             // Whatever else is urgent goes in before anything is done.
             while let Ok(message) = self.urgent.try_recv() {
@@ -293,7 +298,10 @@ impl Rollout {
             shared.changed.notify_waiters();
         }
         self.back.spawn(async move {
-            match shared.world.store().commit(&key, &commit).await {
+            let begun = clock::instant();
+            let ended = shared.world.store().commit(&key, &commit).await;
+            work().committed(outcome_word(&ended), clock::instant().saturating_duration_since(begun));
+            match ended {
                 Ok(_) => {
                     for record in commit.records {
                         log(&key, &record);
@@ -356,6 +364,14 @@ fn look_at(machine: &Machine) -> (View, RevertPlan) {
     let guard = machine.guard();
     let plan = RevertPlan::of(&guard.key, &guard.uid, &guard.spec, machine.state(), machine.workload());
     (View::of(machine), plan)
+}
+
+fn outcome_word<T>(ended: &Result<T, CommitError>) -> &'static str {
+    match ended {
+        Ok(_) => "done",
+        Err(CommitError::LostSwap { .. }) => "lost",
+        Err(CommitError::Unavailable(_)) => "unavailable",
+    }
 }
 
 fn log(key: &str, record: &Record) {

@@ -115,6 +115,10 @@ codes! {
     UNUSED = "LN029";
     /// A strategy, a route, arms or a source that this kind of workload cannot have.
     UNFIT = "LN030";
+    /// A selector that finds no series in the Prometheus that was asked.
+    FINDS_NOTHING = "LN031";
+    /// Series that lack the label by which the arms are told apart.
+    NO_ARMS = "LN032";
 }
 
 #[cfg(test)]

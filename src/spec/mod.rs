@@ -6,6 +6,7 @@ pub mod crd;
 pub mod document;
 pub mod finding;
 pub mod insight;
+pub mod install;
 mod lint;
 pub mod load;
 pub mod matcher;

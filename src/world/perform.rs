@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::clock::Clock;
+use super::clock::{self, Clock};
 use super::evidence::{load_evidence, store_evidence};
 use super::flags;
 use super::host_client::HostClient;
@@ -28,6 +28,7 @@ use crate::core::spec::{ArmsBy, Artifacts, FlagTarget};
 use crate::core::state::Guard;
 use crate::core::work::{Action, Effect, EvidenceFrom, Lane, LookPlan};
 use crate::host::wire::Ensure;
+use crate::telemetry::work::work;
 
 /// Effects of the revert lane that may be under way at once; no other effect can use these up.
 const REVERT_PERMITS: usize = 256;
@@ -179,6 +180,7 @@ impl World {
         if let Action::Look(plan) = &effect.action {
             let looked = tokio::time::timeout(left, self.look(subjects, plan)).await;
             let looked = looked.unwrap_or_else(|_| fault(LookFault::Down(format!("{} did not answer within {left:?}", plan.source))));
+            work().looked(&plan.source, &looked);
             return Performed::Looked(looked);
         }
         let lane = match (effect.lane, &effect.action) {
@@ -187,18 +189,26 @@ impl World {
             (Lane::Forward, Action::Verify { evidence: EvidenceFrom::Origin, .. }) => &self.origins,
             (Lane::Forward, _) => &self.forward_lane,
         };
+        let wanted = clock::instant();
         let acted = async {
             let _permit = lane.acquire().await;
+            work().waited(effect.lane, clock::instant().saturating_duration_since(wanted));
             self.act(subjects, effect).await
         };
         let patience = left.min(Duration::from_mins(1));
         let outcome = tokio::time::timeout(patience, acted).await;
-        Performed::Ended(outcome.unwrap_or_else(|_| Outcome::Unknown(format!("no answer within {patience:?}"))))
+        let outcome = outcome.unwrap_or_else(|_| Outcome::Unknown(format!("no answer within {patience:?}")));
+        work().acted(effect.action.name(), &outcome);
+        Performed::Ended(outcome)
     }
 
     async fn act(&self, subjects: &Subjects, effect: &Effect) -> Outcome {
         match &effect.action {
             Action::Look(_) => Outcome::Invalid("a look is no act".into()),
+            // A proof, not a revert: what else a revert needs is asked as well.
+            Action::Verify { release, evidence: EvidenceFrom::Store } if effect.lane == Lane::Forward => {
+                self.prove(subjects, release).await
+            }
             Action::Verify { release, evidence } => self.verify(subjects, release, *evidence).await,
             Action::EnsureArm { release, present } => {
                 if *present && let Err(outcome) = self.fetch(subjects, release).await {
@@ -284,6 +294,24 @@ impl World {
             facts.images.push(found.unwrap_or_else(|why| ImageFacts::unavailable(image, why)));
         }
         Outcome::Done { changed: false, observed: Observation::Facts(Box::new(facts)) }
+    }
+
+    /// Whether a revert to `release` would work now: its evidence, and in a cluster everything else that is needed.
+    async fn prove(&self, subjects: &Subjects, release: &Release) -> Outcome {
+        let Place::Cluster(cluster) = &self.place else { return self.verify(subjects, release, EvidenceFrom::Store).await };
+        let reach = async {
+            let mut lost = Vec::new();
+            for image in release.template.images() {
+                if let Err(fault) = self.collector.reach(&image, Self::artifacts(subjects)).await {
+                    lost.push(format!("{image} cannot be pulled: {fault}"));
+                }
+            }
+            lost
+        };
+        let (verified, lacks, lost) =
+            futures::join!(self.verify(subjects, release, EvidenceFrom::Store), cluster.ready(subjects, release), reach);
+        let missing = [lacks, lost].concat();
+        if missing.is_empty() { verified } else { Outcome::Denied(missing.join("; ")) }
     }
 
     /// Whether the signed ledger record of `release` holds the very template that is about to go back.

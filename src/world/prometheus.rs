@@ -10,6 +10,7 @@ mod batch;
 mod budget;
 mod clock;
 mod promql;
+pub mod survey;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::core::input::{Arm, LookFault, Looked, Role, Sample, Series, SignalId}
 use crate::core::judge::signal::Selector;
 use crate::core::spec;
 use crate::core::work::LookPlan;
+use crate::telemetry::work::work;
 
 /// The longest time a query may take unless the source says otherwise.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -190,6 +192,7 @@ impl Prometheus {
 
     /// One instant query within the deadline that the permit was asked with.
     async fn query(&self, promql: &str, at: Option<i64>, permit: Permit<'_>) -> Result<answer::Data, LookFault> {
+        work().queries.inc();
         let left = permit.left();
         let mut form = vec![
             ("query", promql.to_owned()),

@@ -222,3 +222,21 @@ async fn what_backstop_publishes_cosign_verifies() {
         assert_eq!(decide(&policy(&pem, &ALL), &collector().collect(&image, &layout).await), Ok(()));
     }
 }
+
+#[tokio::test]
+async fn an_image_with_a_lost_layer_is_out_of_reach_before_anybody_pulls_it() {
+    let Some(tools) = tools("an_image_with_a_lost_layer_is_out_of_reach_before_anybody_pulls_it") else { return };
+    for mut registry in tools.registries() {
+        let home = Home::new();
+        let image = tools.push(&home, &registry, "v1");
+        let reach = async || collector().reach(&image, &Artifacts::Registry {}).await;
+        assert_eq!(reach().await, Ok(()));
+        let manifest = home.run(&tools.crane, &["manifest", &image.to_string()]);
+        let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+        let layer = manifest["layers"][0]["digest"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+        fs::remove_file(registry.stored(&layer)).unwrap();
+        assert!(matches!(reach().await, Err(Fault::NotFound(what)) if what.contains(&layer)), "{:?}", reach().await);
+        registry.stop();
+        assert!(matches!(reach().await, Err(Fault::Unavailable(_))), "{:?}", reach().await);
+    }
+}

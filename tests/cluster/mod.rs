@@ -21,6 +21,8 @@ use std::time::Duration;
 
 use aws_lc_rs::rand;
 use backstop::core::release::hex;
+use backstop::spec::install::Install;
+use backstop::spec::write;
 use backstop::world::keys::Keys;
 use serde_json::Value;
 
@@ -122,6 +124,32 @@ impl Cluster {
     pub fn service_account(&self, namespace: &str, name: &str) -> User {
         let namespace_flag = format!("--namespace={namespace}");
         self.kubectl(&["create", "serviceaccount", name, &namespace_flag]);
+        self.token(namespace, name)
+    }
+
+    /// Backstop's own account, with the rights that `backstop install` gives it, and no others.
+    pub fn backstop(&self) -> User {
+        let install = Install {
+            namespace: "backstop-system".into(),
+            namespaces: Vec::new(),
+            image: format!("registry.example/backstop@sha256:{}", "9".repeat(64)),
+            replicas: 1,
+            log_volume: None,
+        };
+        let kinds = ["Namespace", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"];
+        let mut objects = install.objects().expect("what is installed");
+        objects.retain(|one| kinds.iter().any(|kind| one["kind"] == *kind));
+        self.apply(&write::documents(&objects));
+        let backstop = self.token("backstop-system", "backstop");
+        // Rights hold a moment after they were written.
+        let allowed = || backstop.kubectl(&["auth", "can-i", "patch", "deployments", "--namespace=default"], "").ok();
+        assert!(bed::eventually(START, allowed).is_some(), "backstop's account has no rights");
+        backstop
+    }
+
+    /// A service account that is there already, by a token of its own.
+    pub fn token(&self, namespace: &str, name: &str) -> User {
+        let namespace_flag = format!("--namespace={namespace}");
         let token = self.kubectl(&["create", "token", name, &namespace_flag]);
         let place = self.folder.path().join(format!("{namespace}-{name}"));
         fs::write(&place, kubeconfig(self.folder.path(), self.api.port, token.trim())).expect("a kubeconfig");

@@ -103,7 +103,7 @@ impl Rig {
     fn new(kind: &'static str, name: &str, strategy: &Value) -> Self {
         let cluster = shared();
         let runtime = Runtime::new().expect("a runtime");
-        let act = runtime.block_on(act_as(&cluster.admin()));
+        let act = runtime.block_on(act_as(&cluster.backstop()));
         let spec = json!({
             "workload": {kind: {"name": name}}, "arms": {"by": "pod"}, "source": "prometheus", "attestation": {"policy": "release"},
             "objectives": [{"name": "availability", "good": "99%", "ratio": {"bad": "bad_total", "total": "all_total"}}],
@@ -321,7 +321,7 @@ impl Rig {
     }
 }
 
-async fn act_as(user: &User) -> Act {
+pub async fn act_as(user: &User) -> Act {
     let client = || async {
         let kubeconfig = Kubeconfig::read_from(user.kubeconfig()).expect("a kubeconfig");
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a configuration");

@@ -15,7 +15,7 @@ use crate::shop::{SOON, Shop, build_key, example};
 const SYSTEM: &str = "backstop-system";
 /// How long a rollout may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
-const BACKSTOP: &str = env!("CARGO_BIN_EXE_backstop");
+pub(crate) const BACKSTOP: &str = env!("CARGO_BIN_EXE_backstop");
 /// Who deploys is an agent, and the administrator of the cluster is a person.
 const PRINCIPALS: &str = "principals:
   - {kubernetes: 'system:serviceaccount:shop:deployer', name: deployer, kind: agent, agentId: deployer}
@@ -35,14 +35,11 @@ impl Guarded {
     pub(crate) fn start(shop: Shop, mark: &str, change: impl Fn(String) -> String) -> Self {
         shop.cluster.apply(&bed::run(Path::new(BACKSTOP), &["crd"]));
         shop.cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "customresourcedefinitions", "--all"]);
-        shop.cluster.kubectl(&["create", "namespace", SYSTEM]);
-        let backstop = shop.cluster.service_account(SYSTEM, "backstop");
-        let all = ["clusterrolebinding", "backstop", "--clusterrole=cluster-admin", "--serviceaccount=backstop-system:backstop"];
-        shop.cluster.kubectl(&[&["create"], &all[..]].concat());
+        let backstop = shop.cluster.backstop();
         shop.cluster.apply(&backstop::spec::crd::admission(SYSTEM));
         let agent = shop.cluster.service_account("shop", "deployer");
         shop.kubectl(&["create", "rolebinding", "deployer", "--clusterrole=edit", "--serviceaccount=shop:deployer"]);
-        let controller = controller(&backstop);
+        let controller = controller(&backstop, PRINCIPALS);
         let (key, url) = (build_key(shop.cluster.images()), shop.metrics.server.url());
         shop.cluster.apply(&change(example("guard.yaml", &[("PROMETHEUS", &url), ("BUILD_KEY", &key)])));
         let guarded = Self { controller, agent, shop };
@@ -101,10 +98,11 @@ impl Guarded {
     }
 }
 
-fn controller(user: &User) -> Server {
+/// A controller with the rights of `user`.
+pub(crate) fn controller(user: &User, principals: &str) -> Server {
     let port = bed::free_port();
     Server::start("backstop", Path::new(BACKSTOP), port, "/readyz", |folder, command| {
-        fs::write(folder.join("principals.yaml"), PRINCIPALS)?;
+        fs::write(folder.join("principals.yaml"), principals)?;
         command.args(["run", "--identity=one", "--data-dir=data", "--principals=principals.yaml"]);
         command.arg(format!("--listen=127.0.0.1:{port}")).arg("--kubeconfig").arg(user.kubeconfig());
         Ok(())

@@ -2,9 +2,11 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+mod canary;
 #[path = "../cluster/mod.rs"]
 mod cluster;
 mod guarded;
+mod guide;
 mod observe;
 mod pods;
 mod shop;

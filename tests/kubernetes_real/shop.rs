@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,11 +38,16 @@ pub(crate) struct Shop {
     pub(crate) v2: String,
     /// Fails one request in twenty.
     pub(crate) bad: String,
+    _turn: MutexGuard<'static, ()>,
 }
 
+/// A control plane with a real node takes a whole core: one at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
 impl Shop {
-    /// Three pods of `v1` behind the route `checkout`, in the namespace `shop`.
-    pub(crate) fn open() -> Self {
+    /// Images, a router and Prometheus, and no service yet.
+    pub(crate) fn empty() -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let cluster = Cluster::start_with_real_node(1);
         cluster.apply_gateway_api();
         let images = cluster.images();
@@ -51,10 +56,15 @@ impl Shop {
             images.sign(&image);
             image
         });
-        cluster.apply(&example("service.yaml", &[("V1", &v1)]));
         let router = Router::start(&cluster.admin(), "shop", "checkout");
         let metrics = Metrics::start(&cluster.admin());
-        let shop = Self { router, metrics, cluster, v1, v2, bad };
+        Self { router, metrics, cluster, v1, v2, bad, _turn: turn }
+    }
+
+    /// Three pods of `v1` behind the route `checkout`, in the namespace `shop`.
+    pub(crate) fn open() -> Self {
+        let shop = Self::empty();
+        shop.cluster.apply(&example("service.yaml", &[("V1", &shop.v1)]));
         shop.until_ready(&shop.v1, 3);
         shop
     }

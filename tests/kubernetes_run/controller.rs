@@ -47,9 +47,7 @@ impl Shop {
     pub(crate) fn open() -> Self {
         let cluster = house::cluster(1);
         let build = Build::new();
-        let backstop = cluster.service_account(SYSTEM, "backstop");
-        let account = format!("--serviceaccount={SYSTEM}:backstop");
-        cluster.kubectl(&["create", "clusterrolebinding", "backstop", "--clusterrole=cluster-admin", &account]);
+        let backstop = cluster.backstop();
         cluster.apply(&build.policy());
         let source = json!({
             "apiVersion": "backstop.dev/v1alpha1", "kind": "GuardSource", "metadata": {"name": "nowhere"},

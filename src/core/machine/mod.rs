@@ -609,10 +609,10 @@ impl Machine {
         let target = self.readiness_target().map(|target| target.id);
         // What was never proven is not ready, either.
         let missing = match &self.state.readiness {
-            Some(readiness) if readiness.target == target => readiness.missing.as_ref().map(ToString::to_string),
-            _ => target.map(|target| format!("the evidence of {} is being read", self.state.name(&target))),
+            Some(readiness) if readiness.target == target => readiness.missing.as_ref().map(resting::not_ready),
+            _ => target.map(|target| Reason::NotReady { what: format!("the evidence of {} is being read", self.state.name(&target)) }),
         };
-        missing.filter(|_| agent && !Mutant::ReadinessIgnored.lives()).map(|what| Reason::NotReady { what })
+        missing.filter(|_| agent && !Mutant::ReadinessIgnored.lives())
     }
 
     /// The limits that bind the attempt under way: a looser policy never binds it, a tighter one does at once.

@@ -72,11 +72,11 @@ impl Machine {
         let refused = match outcome {
             Outcome::Done { observed: Observation::Facts(facts), .. } => self.lacking(&release, facts),
             Outcome::Done { .. } => None,
-            Outcome::Transient { what, .. }
-            | Outcome::Unknown(what)
-            | Outcome::Denied(what)
-            | Outcome::Superseded(what)
-            | Outcome::Invalid(what) => Some(Reason::EvidenceUnavailable { what: what.clone() }),
+            // The world would not let it happen.
+            Outcome::Denied(what) => Some(Reason::NotReady { what: what.clone() }),
+            Outcome::Transient { what, .. } | Outcome::Unknown(what) | Outcome::Superseded(what) | Outcome::Invalid(what) => {
+                Some(Reason::EvidenceUnavailable { what: what.clone() })
+            }
         };
         self.note_readiness(&release.id, refused);
         true
@@ -97,9 +97,17 @@ impl Machine {
             return;
         }
         if let Some(reason) = &readiness.missing {
-            self.page(Reason::NotReady { what: reason.to_string() });
+            self.page(not_ready(reason));
         }
         self.state.readiness = Some(readiness);
         self.touch();
+    }
+}
+
+/// Why a revert would not work, as one reason.
+pub(super) fn not_ready(missing: &Reason) -> Reason {
+    match missing {
+        Reason::NotReady { .. } => missing.clone(),
+        other => Reason::NotReady { what: other.to_string() },
     }
 }

@@ -97,8 +97,7 @@ pub async fn standings(setup: &Setup, only: Option<&str>) -> Result<Vec<(View, R
         if only.is_some() {
             store.offer(&key, object);
             state = store.load(&key).await?.unwrap_or_else(State::new);
-            let known: Vec<_> = state.ledger.records().iter().map(|record| record.release.clone()).collect();
-            observed = setup.cluster.see(&guard, &known).await.map(|seen| seen.observed).unwrap_or_default();
+            observed = setup.cluster.see(&guard, &[]).await.map(|seen| seen.observed).unwrap_or_default();
         }
         let plan = RevertPlan::of(&key, &guard.uid, &guard.spec, &state, &observed);
         standings.push((View::of_state(&key, &state, &observed), plan));

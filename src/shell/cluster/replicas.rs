@@ -12,6 +12,7 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use tokio::sync::watch;
 
 use crate::core::release::Digest;
+use crate::telemetry::work::work;
 use crate::world::clock;
 
 /// The label of every replica's Lease.
@@ -63,11 +64,17 @@ impl Replicas {
     /// Renews and looks around until `stop`; then gives the Lease back, so that others need not wait for its end.
     pub(super) async fn run(mut self, living: watch::Sender<Living>, mut stop: watch::Receiver<bool>) {
         loop {
-            if let Err(error) = self.renew().await {
-                tracing::warn!(%error, "the Lease is not renewed; another replica may take over its share");
+            match self.renew().await {
+                Ok(()) => {
+                    work().lease_renewed.set(clock::wall().as_second());
+                }
+                Err(error) => tracing::warn!(%error, "the Lease is not renewed; another replica may take over its share"),
             }
             match self.look().await {
-                Ok(now) => drop(living.send_if_modified(|known| (*known != now).then(|| *known = now).is_some())),
+                Ok(now) => {
+                    work().replicas.set(i64::try_from(now.all.len()).unwrap_or(i64::MAX));
+                    living.send_if_modified(|known| (*known != now).then(|| *known = now).is_some());
+                }
                 // Whoever cannot see the others goes on with what it had: two on one guard are safe, none is not.
                 Err(error) => tracing::warn!(%error, "the other replicas cannot be seen"),
             }

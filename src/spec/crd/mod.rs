@@ -22,6 +22,11 @@ pub fn admission(namespace: &str) -> String {
     include_str!("admission.yaml").replace(ACCOUNT, &format!("system:serviceaccount:{namespace}:backstop"))
 }
 
+/// The admission policies as objects.
+pub fn admission_objects(namespace: &str) -> Vec<Json> {
+    admission(namespace).split("\n---\n").filter_map(|one| serde_saphyr::from_str(one).ok()).collect()
+}
+
 /// A kind of custom resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resource {
@@ -147,9 +152,13 @@ mod tests {
             let wanted = documents.iter().filter(|one| one["kind"].as_str().unwrap().ends_with("Binding") == bindings);
             wanted.map(|one| one["metadata"]["name"].as_str().unwrap()).collect()
         };
-        assert_eq!(names(false), ["backstop-stamp", "backstop-pause", "backstop-protect", "backstop-loosen"]);
+        let members = ["backstop-members", "backstop-members-stateful"];
+        assert_eq!(names(false)[..5], ["backstop-stamp", "backstop-pause", "backstop-protect", "backstop-loosen", "backstop-managed"]);
+        assert_eq!(names(false)[5..], members);
         assert_eq!(names(true), names(false));
-        for policy in documents.iter().filter(|one| one["spec"].get("failurePolicy").is_some()) {
+        assert_eq!(super::admission_objects("elsewhere"), documents);
+        let named = |policy: &&serde_json::Value| members.iter().any(|name| policy["metadata"]["name"] == *name);
+        for policy in documents.iter().filter(|one| one["spec"].get("failurePolicy").is_some() && !named(one)) {
             assert_eq!(policy["spec"]["failurePolicy"], "Fail");
             let conditions = policy["spec"]["matchConditions"].to_string();
             assert!(conditions.contains("system:serviceaccount:elsewhere:backstop"), "{conditions}");

@@ -22,7 +22,7 @@ const RACES: usize = 8;
 pub(super) struct Kind {
     pub(super) name: &'static str,
     group: &'static str,
-    plural: &'static str,
+    pub(super) plural: &'static str,
 }
 
 impl Kind {
@@ -199,8 +199,17 @@ impl Objects {
     }
 
     async fn patch(&self, kind: Kind, name: &str, edit: Edit) -> Result<Value, Fault> {
+        self.patch_with(kind, name, edit, PatchParams::default()).await
+    }
+
+    /// Whether the API server, and every admission policy in it, would take this: all of the write but keeping it.
+    pub(super) async fn would_take(&self, kind: Kind, name: &str, edit: Edit) -> Result<(), Fault> {
+        self.patch_with(kind, name, edit, PatchParams { dry_run: true, ..PatchParams::default() }).await.map(drop)
+    }
+
+    async fn patch_with(&self, kind: Kind, name: &str, edit: Edit, parameters: PatchParams) -> Result<Value, Fault> {
         let patch = serde_json::from_value(edit.into_patch()).map_err(|error| Fault::Refused(error.to_string()))?;
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..parameters };
         self.send(&format!("{} {name}", kind.name), true, self.request(kind).patch(name, &parameters, &Patch::<()>::Json(patch))).await
     }
 }

@@ -36,6 +36,7 @@ pub mod mark;
 pub mod objects;
 mod pods;
 mod proofs;
+mod ready;
 mod records;
 mod release;
 pub mod report;

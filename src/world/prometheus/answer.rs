@@ -62,6 +62,8 @@ pub(super) struct Row {
 /// One series of a vector.
 #[derive(Deserialize)]
 pub(super) struct Point {
+    #[serde(default)]
+    metric: BTreeMap<String, String>,
     value: Option<(f64, String)>,
 }
 
@@ -129,13 +131,29 @@ pub(super) fn matrix(data: Data) -> Result<Vec<Row>, LookFault> {
     }
 }
 
+/// A number with its labels.
+pub(super) struct Counted {
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) value: f64,
+}
+
+/// The numbers of a vector.
+pub(super) fn counted(data: Data) -> Result<Vec<Counted>, LookFault> {
+    let Data::Vector(points) = data else { return Err(LookFault::Invalid(format!("the answer is a {}, expected a vector", data.name()))) };
+    let read = |point: Point| {
+        let value = point.value.and_then(|(_, text)| text.parse().ok());
+        Some(Counted { labels: point.metric, value: value? })
+    };
+    Ok(points.into_iter().filter_map(read).collect())
+}
+
 /// The one number of a scalar or of a vector with one element.
 pub(super) fn number(data: Data) -> Result<f64, LookFault> {
     let text = match data {
         Data::Scalar((_, text)) => text,
         Data::Vector(points) => match points.as_slice() {
             [] => return Err(LookFault::Invalid("the query gives no sample".to_owned())),
-            [Point { value: Some((_, text)) }] => text.clone(),
+            [Point { value: Some((_, text)), .. }] => text.clone(),
             [_] => return Err(LookFault::Invalid("the query gives a native histogram, expected a number".to_owned())),
             several => {
                 return Err(LookFault::Rejected(format!("the query gives {} series, expected one: aggregate them", several.len())));

@@ -34,6 +34,17 @@ pub(super) fn range_selector(
     text
 }
 
+/// The metric's newest samples, for the given matchers.
+pub(super) fn instant(metric: &str, fixed: &[&Matcher]) -> String {
+    let mut text = String::from("{");
+    push_matcher(&mut text, "__name__", "=", metric);
+    let fixed = matchers(fixed);
+    text.push_str(if fixed.is_empty() { "" } else { "," });
+    text.push_str(&fixed);
+    text.push('}');
+    text
+}
+
 /// Matchers, separated by commas.
 pub(super) fn matchers(matchers: &[&Matcher]) -> String {
     let mut text = String::new();

@@ -50,6 +50,12 @@ impl Layout {
         self.root.join("blobs").join("sha256").join(digest.hex())
     }
 
+    /// Whether a blob is there.
+    pub(super) fn has(&self, digest: &Digest) -> Result<(), Fault> {
+        let path = self.path(digest);
+        if path.is_file() { Ok(()) } else { Err(Fault::NotFound(path.display().to_string())) }
+    }
+
     /// A blob of at most `limit` bytes, not yet hashed.
     pub(super) fn blob(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, Fault> {
         read(&self.path(digest), limit)

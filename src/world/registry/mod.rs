@@ -6,6 +6,7 @@
 mod fault;
 mod layout;
 mod pull;
+mod reach;
 mod remote;
 
 use std::collections::BTreeSet;

@@ -188,6 +188,11 @@ impl Remote {
         self.whole(response, limit).await
     }
 
+    /// Whether a blob is there, without its bytes.
+    pub(super) async fn has(&self, digest: &Digest) -> Result<(), Fault> {
+        self.ask(self.http.head(self.url(&format!("blobs/{digest}"))?), "*/*").await.map(drop)
+    }
+
     /// Copies a blob to `out` and says how many bytes it had and to what they hash.
     pub(super) async fn copy_blob(&self, digest: &Digest, limit: u64, out: &mut (impl AsyncWrite + Unpin)) -> Result<(u64, Digest), Fault> {
         let mut response = self.get(self.url(&format!("blobs/{digest}"))?, "*/*").await?;
@@ -246,9 +251,12 @@ impl Remote {
     }
 
     async fn get(&self, url: Url, accept: &str) -> Result<Response, Fault> {
-        let place = url.path().to_owned();
-        let request = self.authorized(self.http.get(url)).header(ACCEPT, accept);
-        let response = self.in_time(request.send()).await?.map_err(|error| unavailable(&error))?;
+        self.ask(self.http.get(url), accept).await
+    }
+
+    async fn ask(&self, request: RequestBuilder, accept: &str) -> Result<Response, Fault> {
+        let response = self.in_time(self.authorized(request).header(ACCEPT, accept).send()).await?.map_err(|error| unavailable(&error))?;
+        let place = response.url().path().to_owned();
         match response.status() {
             StatusCode::OK => Ok(response),
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Err(Fault::NotFound(place)),

@@ -167,6 +167,24 @@ pub(super) async fn reaches(workload: &Workload<'_>, copy: &str) -> Result<bool,
     }
 }
 
+/// Whether the router would take a write: the same as a dry run.
+///
+/// # Errors
+/// It is not there, or the API server or one of its policies refuses.
+pub(super) async fn would_take(objects: &super::api::Objects, guard: &Guard) -> Result<(), Fault> {
+    let Some(route) = super::workload::route(guard) else { return Ok(()) };
+    let (kind, named) = match (route, routed(route)) {
+        (_, Some(known)) => known,
+        (Route::Service(named), None) => (SERVICE, named.name.as_str()),
+        (_, None) => return Ok(()),
+    };
+    let missing = || Fault::Refused(format!("there is no {} {}/{named}", kind.name, objects.namespace));
+    let object = objects.get(kind, named).await?.ok_or_else(missing)?;
+    let mut edit = Edit::of(&object);
+    edit.annotate(super::ready::PROBE, Some("dry run".into()));
+    objects.would_take(kind, named, edit).await
+}
+
 /// The Service of the workload that its route names.
 ///
 /// # Errors
