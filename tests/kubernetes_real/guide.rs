@@ -79,5 +79,6 @@ fn the_walk_through_does_what_it_says() {
     assert!(dropped.is_empty(), "no request was dropped: {dropped:?}");
     assert!(sent.iter().any(|visit| visit.said == "500 bad broke"), "the bad release was tried");
     assert_eq!(sent.last().map(|visit| visit.said.as_str()), Some("200 v2"), "and is gone");
-    drop(controller);
+    let log = controller.log();
+    assert!(log.contains(r#""decision":"Revert","code":"BS001""#), "judged by its own failures: {log}");
 }
