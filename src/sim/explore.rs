@@ -32,7 +32,7 @@ const LANES: usize = 2;
 #[derive(Debug, Clone)]
 struct Node {
     machine: Machine,
-    committed: State,
+    committed: Arc<State>,
     host: WorkloadRecord,
     failing: bool,
     flights: Vec<Effect>,
@@ -202,7 +202,7 @@ fn root(guard: Guard) -> Node {
     let (state, policy) = (State::new(), house::policy());
     let machine = Machine::restore(guard, policy, state.clone());
     let host = WorkloadRecord::new("shop", "checkout", process);
-    Node { machine, committed: state, host, failing: false, flights: Vec::new(), now: Mono(0) }
+    Node { machine, committed: Arc::new(state), host, failing: false, flights: Vec::new(), now: Mono(0) }
 }
 
 /// The same with `v1` known good: the straight way there.
@@ -328,7 +328,7 @@ fn take_work(node: &mut Node, crash: Crash) {
     node.flights.extend(safe.into_iter().filter(moves));
     if crash != Crash::BeforeCommit {
         if let Some(commit) = commit {
-            node.committed = State::clone(&commit.state);
+            node.committed = commit.state;
         }
         if crash == Crash::No {
             node.flights.extend(then.into_iter().filter(moves));
@@ -336,7 +336,7 @@ fn take_work(node: &mut Node, crash: Crash) {
     }
     if crash != Crash::No {
         let (guard, policy) = (node.machine.guard().clone(), node.machine.policy().clone());
-        node.machine = Machine::restore(guard, policy, node.committed.clone());
+        node.machine = Machine::restore(guard, policy, State::clone(&node.committed));
         node.flights.clear();
         node.machine.handle(now(node), Input::Woke);
         take_work(node, Crash::No);
