@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::Command;
 
+use super::decide::inside;
 use super::metrics::lock;
 use super::record::ChildRecord;
 use crate::core::release::Process;
@@ -131,17 +132,6 @@ fn describe(status: ExitStatus) -> String {
         (Some(code), _) => format!("exited with status {code}"),
         (None, Some(signal)) => format!("killed by signal {signal}"),
         (None, None) => "ended".to_owned(),
-    }
-}
-
-/// Whether `command` can be looked for inside an artifact at all. The error is a sentence.
-pub(crate) fn inside(command: &[String]) -> Result<PathBuf, String> {
-    let name = command.first().filter(|name| !name.is_empty()).ok_or("the command is empty: expected a path inside the artifact")?;
-    let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-    if plain {
-        Ok(PathBuf::from(name))
-    } else {
-        Err(format!("`{name}` is not a path inside the artifact: write it relative, without `..`"))
     }
 }
 

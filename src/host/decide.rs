@@ -1,8 +1,8 @@
 //! What an effect makes of a workload's record: a pure decision, before anything is written or moved.
 
 use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
 
-use super::child;
 use super::fence;
 use super::record::WorkloadRecord;
 use super::wire::{Define, Ensure};
@@ -89,7 +89,18 @@ fn check_release(release: &Release) -> Result<(), Outcome> {
         return Err(Outcome::Invalid(format!("release {} is not its template's: that is release {derived}", release.id)));
     }
     let Some(process) = release.template.as_process() else { return Err(Outcome::Invalid("the host runs processes, not pods".into())) };
-    child::inside(&process.command).map(|_| ()).map_err(Outcome::Invalid)
+    inside(&process.command).map(|_| ()).map_err(Outcome::Invalid)
+}
+
+/// Whether `command` can be looked for inside an artifact at all. The error is a sentence.
+pub(crate) fn inside(command: &[String]) -> Result<PathBuf, String> {
+    let name = command.first().filter(|name| !name.is_empty()).ok_or("the command is empty: expected a path inside the artifact")?;
+    let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if plain {
+        Ok(PathBuf::from(name))
+    } else {
+        Err(format!("`{name}` is not a path inside the artifact: write it relative, without `..`"))
+    }
 }
 
 fn add(record: &mut WorkloadRecord, release: &Release) -> Result<(), Outcome> {

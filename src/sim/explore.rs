@@ -12,7 +12,6 @@ use crate::core::input::{ArmHealth, Commanded, Deployed, Input, Observation, Obs
 use crate::core::invariant::Invariant;
 use crate::core::machine::Machine;
 use crate::core::reason::{Counts, Reason, Verdict};
-use crate::core::release::Digest;
 use crate::core::spec::{Percent, Strategy};
 use crate::core::state::{Guard, Phase, PhaseKind, State};
 use crate::core::time::{Mono, Now, Span};
@@ -24,16 +23,28 @@ use crate::host::wire::Ensure;
 /// Effects under way that are told apart; the newest beyond that wait.
 const FLIGHTS: usize = 2;
 
+/// Paths that the lanes expand before what they found is put together, in order.
+const BATCH: usize = 512;
+/// Threads that expand.
+const LANES: usize = 2;
+
 /// A state of machine and world.
 #[derive(Debug, Clone)]
 struct Node {
     machine: Machine,
-    committed: State,
+    committed: Arc<State>,
     host: WorkloadRecord,
     failing: bool,
     flights: Vec<Effect>,
     now: Mono,
-    path: Vec<&'static str>,
+}
+
+/// The way to a state: its root, and of each step the place among the choices with the crash. A state is some ten kilobytes,
+/// its way a few bytes, and going it again costs less than the steps that are tried from there.
+#[derive(Debug, Clone)]
+struct Way {
+    root: usize,
+    steps: Vec<(u8, Crash)>,
 }
 
 /// What was found.
@@ -71,7 +82,7 @@ impl Move {
     }
 }
 
-/// Goes through at most `most` distinct states.
+/// Goes through at most `most` distinct states. What is found does not depend on the number of threads.
 pub fn explore(most: usize) -> Explored {
     let mut guard = house::guard(house::canary());
     if let Strategy::Canary(canary) = &mut Arc::make_mut(&mut guard.spec).strategy {
@@ -82,35 +93,101 @@ pub fn explore(most: usize) -> Explored {
     roots.extend(settled(first));
     let mut seen: BTreeSet<u64> = roots.iter().map(digest).collect();
     let mut explored = Explored { states: seen.len(), transitions: 0, depth: 0, violation: None };
-    let mut queue = VecDeque::from(roots);
-    while let Some(node) = queue.pop_front() {
-        explored.depth = explored.depth.max(node.path.len());
-        for choice in moves(&node) {
-            // A crash before the commit forgets what happened, whatever it was: one is enough.
-            let crashes: &[Crash] = match choice {
-                Move::Later => &[Crash::No, Crash::BeforeCommit, Crash::AfterCommit],
-                Move::Tell(..) | Move::Suppose(..) | Move::End(..) => &[Crash::No, Crash::AfterCommit],
-            };
-            for crash in crashes.iter().copied() {
-                let mut next = node.clone();
-                next.path.push(choice.name());
-                explored.transitions += 1;
-                let found = step(&mut next, &choice, crash);
-                if let Err(violation) = found {
-                    explored.violation = Some((violation, next.path));
-                    return explored;
-                }
-                if seen.len() < most && seen.insert(digest(&next)) {
-                    explored.states += 1;
-                    queue.push_back(next);
+    let mut queue: VecDeque<Way> = (0..roots.len()).map(|root| Way { root, steps: Vec::new() }).collect();
+    while !queue.is_empty() && seen.len() < most {
+        let batch: Vec<Way> = queue.drain(..queue.len().min(BATCH)).collect();
+        for lane in expand(&roots, &batch, &seen) {
+            explored.transitions += lane.transitions;
+            for (digest, way) in lane.found {
+                if seen.len() < most && seen.insert(digest) {
+                    explored.depth = explored.depth.max(way.steps.len());
+                    queue.push_back(way);
                 }
             }
+            if let (Some((violation, way)), None) = (lane.violation, &explored.violation) {
+                explored.violation = Some((violation, names(&roots, &way)));
+            }
         }
-        if seen.len() >= most {
-            return explored;
+        explored.states = seen.len();
+        if explored.violation.is_some() {
+            break;
         }
     }
     explored
+}
+
+/// What one thread found.
+#[derive(Default)]
+struct Lane {
+    transitions: u64,
+    found: Vec<(u64, Way)>,
+    violation: Option<(Violation, Way)>,
+}
+
+/// Tries every step from the end of every way, the lanes side by side.
+fn expand(roots: &[Node], batch: &[Way], seen: &BTreeSet<u64>) -> Vec<Lane> {
+    let share = batch.len().div_ceil(LANES).max(1);
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = batch.chunks(share).map(|ways| scope.spawn(|| one_lane(roots, ways, seen))).collect();
+        lanes.into_iter().filter_map(|lane| lane.join().ok()).collect()
+    })
+}
+
+fn one_lane(roots: &[Node], ways: &[Way], seen: &BTreeSet<u64>) -> Lane {
+    let mut lane = Lane::default();
+    let mut new = BTreeSet::new();
+    for way in ways {
+        let node = go(roots, way);
+        for (place, choice) in (0..).zip(moves(&node)) {
+            for crash in crashes(&choice).iter().copied() {
+                let mut next = node.clone();
+                lane.transitions += 1;
+                let steps = || Way { root: way.root, steps: way.steps.iter().copied().chain([(place, crash)]).collect() };
+                if let Err(violation) = step(&mut next, &choice, crash) {
+                    lane.violation = Some((violation, steps()));
+                    return lane;
+                }
+                let digest = digest(&next);
+                if !seen.contains(&digest) && new.insert(digest) {
+                    lane.found.push((digest, steps()));
+                }
+            }
+        }
+    }
+    lane
+}
+
+/// A crash before the commit forgets what happened, whatever it was: one is enough.
+fn crashes(choice: &Move) -> &'static [Crash] {
+    match choice {
+        Move::Later => &[Crash::No, Crash::BeforeCommit, Crash::AfterCommit],
+        Move::Tell(..) | Move::Suppose(..) | Move::End(..) => &[Crash::No, Crash::AfterCommit],
+    }
+}
+
+/// Goes a way again.
+fn go(roots: &[Node], way: &Way) -> Node {
+    let mut node = roots[way.root].clone();
+    for (place, crash) in &way.steps {
+        if let Some(choice) = moves(&node).into_iter().nth(usize::from(*place)) {
+            // It was gone before, and broke nothing.
+            let _ = step(&mut node, &choice, *crash);
+        }
+    }
+    node
+}
+
+/// A way in words.
+fn names(roots: &[Node], way: &Way) -> Vec<&'static str> {
+    let mut node = roots[way.root].clone();
+    let mut names = if way.root == 0 { Vec::new() } else { vec!["v1 is known good"] };
+    for (place, crash) in &way.steps {
+        let Some(choice) = moves(&node).into_iter().nth(usize::from(*place)) else { break };
+        names.push(choice.name());
+        names.extend((*crash != Crash::No).then_some("crash"));
+        let _ = step(&mut node, &choice, *crash);
+    }
+    names
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +202,7 @@ fn root(guard: Guard) -> Node {
     let (state, policy) = (State::new(), house::policy());
     let machine = Machine::restore(guard, policy, state.clone());
     let host = WorkloadRecord::new("shop", "checkout", process);
-    Node { machine, committed: state, host, failing: false, flights: Vec::new(), now: Mono(0), path: Vec::new() }
+    Node { machine, committed: Arc::new(state), host, failing: false, flights: Vec::new(), now: Mono(0) }
 }
 
 /// The same with `v1` known good: the straight way there.
@@ -144,7 +221,6 @@ fn settled(mut node: Node) -> Option<Node> {
         step(&mut node, &choice, Crash::No).ok()?;
         let state = node.machine.state();
         if state.phase.kind() == PhaseKind::Idle && state.stable.is_some() && state.tasks.is_empty() {
-            node.path = vec!["v1 is known good"];
             return Some(node);
         }
     }
@@ -252,7 +328,7 @@ fn take_work(node: &mut Node, crash: Crash) {
     node.flights.extend(safe.into_iter().filter(moves));
     if crash != Crash::BeforeCommit {
         if let Some(commit) = commit {
-            node.committed = State::clone(&commit.state);
+            node.committed = commit.state;
         }
         if crash == Crash::No {
             node.flights.extend(then.into_iter().filter(moves));
@@ -260,7 +336,7 @@ fn take_work(node: &mut Node, crash: Crash) {
     }
     if crash != Crash::No {
         let (guard, policy) = (node.machine.guard().clone(), node.machine.policy().clone());
-        node.machine = Machine::restore(guard, policy, node.committed.clone());
+        node.machine = Machine::restore(guard, policy, State::clone(&node.committed));
         node.flights.clear();
         node.machine.handle(now(node), Input::Woke);
         take_work(node, Crash::No);
@@ -306,7 +382,7 @@ fn end(node: &mut Node, flight: usize, outcome: Option<Outcome>) -> Result<(), V
 /// What tells two states apart.
 fn digest(node: &Node) -> u64 {
     let state = node.machine.state();
-    let mut text = String::new();
+    let mut text = Hash(0xcbf2_9ce4_8422_2325);
     let due = |at: Mono| at <= node.now;
     let phase = match &state.phase {
         Phase::Admitting { until } | Phase::AwaitingApproval { until } => due(*until).to_string(),
@@ -343,8 +419,17 @@ fn digest(node: &Node) -> u64 {
     let hosted: Vec<_> = host.arms.keys().collect();
     let _ =
         write!(text, "|{verdict:?} {ready:?} {flights:?} {arms:?} {hosted:?} {:?} {:?} {:?}", host.weights, host.current, host.quarantined);
-    let hash = Digest::of(text.as_bytes());
-    u64::from_str_radix(&hash.hex()[..16], 16).unwrap_or_default()
+    text.0
+}
+
+/// FNV-1a over what is written: of a million states two meet with a chance of 3e-8.
+struct Hash(u64);
+
+impl std::fmt::Write for Hash {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0 = text.bytes().fold(self.0, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        Ok(())
+    }
 }
 
 fn step_name(step: &crate::core::state::StageStep) -> String {

@@ -89,7 +89,7 @@ impl Faults {
         let (lying, look_fault, look_stale) = (some(0.01, 0.1), some(0.05, 0.6), some(0.05, 0.6));
         let (store_down, torn_commit, crash) = (some(0.05, 0.7), some(0.01, 0.1), some(0.01, 0.1));
         let (tampered, drift, step, member_dies) = (some(0.05, 0.5), some(0.002, 0.01), some(0.02, 0.2), some(0.005, 0.05));
-        let (busy, hangs) = (some(0.02, 0.3), some(0.01, 0.1));
+        let (busy, hangs) = (some(0.02, 0.3), some(0.04, 0.3));
         Self {
             lost,
             unknown,

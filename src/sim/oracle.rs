@@ -91,6 +91,8 @@ pub struct Oracle {
     recovering: BTreeMap<String, u64>,
     /// The newest generation that the world has obeyed.
     obeyed_generation: u64,
+    /// Restores that were started.
+    started: BTreeSet<EffectId>,
     /// Orders for forward traffic that were seen.
     ordered: BTreeSet<EffectId>,
     /// A person skipped all checks.
@@ -198,6 +200,13 @@ impl Oracle {
             }
             Action::EnsureArm { .. } | Action::EnsureRelease { .. } | Action::EnsureHold { .. } | Action::Notify(_) => false,
         };
+        if let (Action::EnsureRelease { release }, Lane::Revert) = (&effect.action, effect.lane) {
+            self.glass |= world_glass(world);
+            let unread = self.started.insert(effect.id) && self.proven.get(&release.id) != Some(&true);
+            if unread && !self.glass {
+                return Err(Violation::of(Invariant::I1, format!("{release} goes back, and its evidence was not read")));
+            }
+        }
         let promised = world.promised.get(&effect.id).is_some_and(|promised| promised.action == effect.action);
         if safe || promised {
             return Ok(());
@@ -245,9 +254,7 @@ impl Oracle {
         if let Action::EnsureArm { release, present: true } | Action::EnsureRelease { release } = &effect.action {
             let good = world.evidence.get(&release.template.image().digest).is_some_and(|evidence| evidence.good);
             self.glass |= world_glass(world);
-            let restores = matches!(effect.action, Action::EnsureRelease { .. }) && effect.lane == Lane::Revert;
-            let unread = restores && self.proven.get(&release.id) != Some(&true);
-            if !self.glass && (!good || unread) {
+            if !self.glass && !good {
                 return Err(Violation::of(Invariant::I1, format!("{release} was put in place without proof")));
             }
         }
@@ -339,7 +346,7 @@ impl Oracle {
         {
             return Err(Violation::of(Invariant::I1, format!("{release} goes back, and policy denies it")));
         }
-        if commit.state.restores.len() > before.restores.len() && self.wave.is_some_and(long) {
+        if commit.state.restores.len() > before.restores.len() && self.wave.is_some_and(|since| since + 4_000 < now) {
             return Err(Violation::of(Invariant::I15, "a restore in a wave of breaches"));
         }
         Ok(())

@@ -272,7 +272,7 @@ impl Step<'_> {
         }
         let millis = |edge: i64| u64::try_from(edge - EPOCH_MS).unwrap_or_default();
         for interval in intervals {
-            let Some(count) = interval.candidate.filter(|count| count.total > 0.0) else { continue };
+            let Some(count) = interval.candidate.filter(|count| count.total != 0.0) else { continue };
             let until = millis(interval.edge);
             let gained = self.world.traffic.gained(candidate, until.saturating_sub(1_000), until);
             let fits = gained.is_some_and(|(least, most)| (least as f64..=most as f64).contains(&count.total));
@@ -337,7 +337,9 @@ impl Step<'_> {
             return broken(Invariant::I15, what);
         }
         let (ours, theirs) = (counts.candidate_bad * counts.stable_total, counts.stable_bad * counts.candidate_total);
-        if compared && ours <= theirs {
+        let share = |trial: &Trial| self.world.truth.own_share(&trial.candidate, self.world.now);
+        let healthy = self.after.trial.as_ref().is_some_and(|trial| share(trial) < 0.01);
+        if compared && healthy && ours <= theirs {
             return broken(Invariant::I15, format!("a breach by a candidate that is no worse than stable: {counts}"));
         }
         Ok(())

@@ -10,12 +10,14 @@ use super::oracle::Violation;
 use super::people::{self, IMAGES};
 use super::prng::Random;
 use super::traffic::Lie;
-use crate::core::input::Verb;
+use crate::core::input::{Parts, Verb};
 use crate::core::invariant::Invariant;
 use crate::core::machine::Machine;
+use crate::core::reason::Reason;
 use crate::core::release::{Digest, Release, ReleaseId};
 use crate::core::spec::{Objective, OnDeadline, OnNewer, Percent, Strategy};
 use crate::core::state::{Guard, PhaseKind, State};
+use crate::core::time::Mono;
 
 /// How long everything may take to come to rest in a world that works, in seconds.
 const REST_WITHIN: u64 = 2_400;
@@ -66,7 +68,7 @@ pub fn draw(seed: u64) -> Life {
     let faults = if random.chance(0.1) { Faults::none() } else { Faults::draw(&mut random) };
     let replicas = random.pick(&[1, 1, 2, 3]);
     let mut policy = house::policy();
-    policy.restores_per_hour = random.pick(&[1, 3, 3]);
+    policy.restores_per_hour = random.pick(&[0, 1, 3, 3]);
     if random.chance(0.2) {
         policy.approvals = u32::try_from(random.between(1, 2)).unwrap_or(1);
         policy.approve_within = crate::core::time::Span::seconds(120);
@@ -149,6 +151,11 @@ pub fn live_with(seed: u64, lines: usize) -> Report {
         rest(&mut life);
         return report(seed, &life);
     }
+    if seed % 40 == 13 {
+        let mut life = misled(seed);
+        rest(&mut life);
+        return report(seed, &life);
+    }
     let mut life = draw(seed);
     life.keep = lines;
     life.deploy(&house::release("v1", 0), house::person("ann"));
@@ -159,6 +166,7 @@ pub fn live_with(seed: u64, lines: usize) -> Report {
     }
     if life.random.chance(0.4) {
         second_good(&mut life);
+        choices(&mut life);
     }
     let acts = life.random.between(3, 25);
     for _ in 0..acts {
@@ -199,12 +207,41 @@ fn second_good(life: &mut Life) {
     life.run(2);
 }
 
-/// A deployer touches a bad release every so often, to shake its evidence off. It must be found out all the same.
-fn touched(seed: u64) -> Life {
+/// There is something to choose from when a revert comes: what is quarantined, what does not verify, what a wave holds back.
+fn choices(life: &mut Life) {
+    if life.random.chance(0.3) {
+        (0..5).for_each(|other| life.neighbours.breached(&format!("shop/{other}"), Mono(life.world.now)));
+        life.run(6);
+    }
+    if life.random.chance(0.6) {
+        let by = life.random.pick(&[house::agent("bot"), house::agent("bot"), house::person("bob")]);
+        life.command(Verb::Revert { to: None, parts: Parts::All, break_glass: false }, by);
+        life.until(20, |life| life.phase().is_resting());
+    }
+    if life.random.chance(0.4) {
+        let tampered = life.random.chance(0.7);
+        life.world.evidence.entry(Digest::of(b"v1")).or_default().tampered = tampered;
+        second_good(life);
+        life.command(Verb::Revert { to: None, parts: Parts::All, break_glass: false }, house::person("bob"));
+        life.run(5);
+    }
+}
+
+/// Whatever is not a number proves nothing: a bad release goes no further while its source has nothing else to say.
+fn misled(seed: u64) -> Life {
+    let mut life = clean(seed);
+    life.world.traffic.lie = Some((Lie::Nan, life.world.now));
+    life.world.truth.bad_images.insert(Digest::of(b"v2"), (0.2, 0));
+    life.deploy(&house::release("v2", 0), house::person("bob"));
+    life.run(70);
+    life
+}
+
+/// A life without faults, in which `v1` is known good.
+fn clean(seed: u64) -> Life {
     let mut random = Random::new(seed ^ 0x70_0c4e_d000);
     let mut life = Life::new(seed, house::guard(house::canary()), house::policy(), Faults::none(), 1);
     life.world.truth.rate = random.pick(&[100, 200]);
-    let share = random.pick(&[0.05, 0.06]);
     for image in ["v1", "v2"] {
         life.world.evidence.entry(Digest::of(image.as_bytes())).or_default().good = true;
     }
@@ -212,8 +249,15 @@ fn touched(seed: u64) -> Life {
     life.until(90, |life| life.phase() == PhaseKind::Watching);
     life.command(Verb::Adopt, house::person("ann"));
     life.run(2);
+    life
+}
+
+/// A deployer touches a bad release every so often, to shake its evidence off. It must be found out all the same.
+fn touched(seed: u64) -> Life {
+    let mut life = clean(seed);
+    let share = life.random.pick(&[0.05, 0.06]);
     life.world.truth.bad_images.insert(Digest::of(b"v2"), (share, 0));
-    let pause = random.between(6, 9);
+    let pause = life.random.between(6, 9);
     for touch in 0..TOUCHES {
         life.deploy(&house::release("v2", touch), house::agent("bot"));
         life.run(pause);
@@ -245,8 +289,9 @@ fn rest(life: &mut Life) {
     let quiet = |life: &Life| {
         let Some(machine) = life.machine().filter(|machine| !machine.is_ahead()) else { return false };
         let state = machine.state();
-        let unready = matches!(machine.waiting(), Some(crate::core::reason::Reason::NotReady { .. }));
+        let unready = matches!(machine.waiting(), Some(Reason::NotReady { .. }));
         let waits = matches!(state.phase.kind(), PhaseKind::Promoting | PhaseKind::Advancing) && unready;
+        let waits = waits || shares_the_cause(life, machine);
         let watches = state.phase.kind() == PhaseKind::Watching || waits || waits_for_requests(life);
         let ended = state.phase.kind().is_resting() && (state.queued.is_none() || state.phase.kind() == PhaseKind::Stuck);
         (ended || watches) && state.tasks.is_empty() && !hides(life, machine)
@@ -293,6 +338,14 @@ fn hides(life: &Life, machine: &Machine) -> bool {
     let served = world.weight(&candidate.id) * (world.truth.rate as f64) >= 1.0;
     let judged = matches!(state.phase.kind(), PhaseKind::Advancing | PhaseKind::Watching);
     judged && served && share(candidate) >= 0.05 && !stable && !harmed && !loosened(state)
+}
+
+/// Whether stable is bad without the candidate's help: people were paged, and it is theirs to mend.
+fn shares_the_cause(life: &Life, machine: &Machine) -> bool {
+    let state = machine.state();
+    let stable = state.stable.as_ref().and_then(|id| state.release(id));
+    let bad = stable.is_some_and(|stable| life.world.truth.own_share(stable, life.world.now) > 0.005);
+    bad && matches!(machine.waiting(), Some(Reason::SharedCause { .. }))
 }
 
 /// Whether the document that the attempt was admitted under finds so many errors good.

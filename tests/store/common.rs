@@ -76,7 +76,7 @@ pub(crate) fn commit(key: &str, expected: u64) -> Commit {
     let reason = Reason::AlertFiring { alert: "CheckoutBurningBudget".into() };
     Commit {
         expected,
-        state: Box::new(State { version: 1, revision, generation: 1, ..State::default() }),
+        state: std::sync::Arc::new(State { version: 1, revision, generation: 1, ..State::default() }),
         records: vec![
             record(Event::Input(Box::new(command)), None, Some(request())),
             record(Event::Decision { decision: Decision::Revert, intervals: Vec::new() }, Some(reason), None),

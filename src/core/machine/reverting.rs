@@ -85,8 +85,12 @@ impl Machine {
         let moves = |key: &Key| matches!(key, Key::Release | Key::Weights | Key::Arm(_));
         let of_attempt = |task: &Task| matches!(task.effect.fence, Fence::Generation(_)) && task.effect.lane == Lane::Forward;
         // So is what would still put the release under revert in place: it may be stable, and its own order not done yet.
-        let under = revert.under.as_ref().filter(|_| revert.parts == Parts::All).map(|release| &release.id);
-        let of_under = |task: &Task| matches!(&task.effect.action, Action::EnsureRelease { release } if Some(&release.id) == under);
+        let under = revert.under.as_ref().filter(|_| revert.parts != Parts::Flags).map(|release| &release.id);
+        let of_under = |task: &Task| match &task.effect.action {
+            Action::EnsureRelease { release } => Some(&release.id) == under,
+            Action::EnsureWeights { weights } => under.and_then(|under| weights.get(under)).is_some_and(|share| *share > Percent::ZERO),
+            _ => false,
+        };
         let void: Vec<Key> = self
             .state
             .tasks

@@ -297,12 +297,13 @@ impl Machine {
         }
     }
 
-    /// Whether members that were to stop have requests which nothing is to take over: an order for other shares was given up
-    /// before the router had it. Who serves is not stopped.
+    /// Whether members that were to stop have requests, or are the workload's own, and nothing is to take over: the order that
+    /// would have was given up before the world had it. Who serves is not stopped.
     fn still_serves(&self, task: &Task) -> bool {
         let Action::EnsureArm { release, present: false } = &task.effect.action else { return false };
         let share = self.observed.weights.get(&release.id).copied().unwrap_or(Percent::ZERO);
-        task.attempts >= 3 && share > Percent::ZERO && !self.state.tasks.contains_key(&Key::Weights)
+        let own = self.observed.current.as_ref() == Some(&release.id) && !self.state.tasks.contains_key(&Key::Release);
+        task.attempts >= 3 && (own || share > Percent::ZERO && !self.state.tasks.contains_key(&Key::Weights))
     }
 
     fn try_again(&mut self, key: &Key, wait: Duration, what: &str) {
