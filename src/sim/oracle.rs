@@ -174,15 +174,17 @@ impl Oracle {
     /// I11: traffic is ordered toward a candidate only while stable is seen to be able to take it back.
     fn way_back(&mut self, machine: &Machine) -> Found {
         let state = machine.state();
-        let (Some(task), Some(trial), Some(stable)) = (state.tasks.get(&Key::Weights), &state.trial, &state.stable) else { return Ok(()) };
+        let (Some(task), Some(candidate), Some(stable)) = (state.tasks.get(&Key::Weights), state.candidate(), &state.stable) else {
+            return Ok(());
+        };
         let Action::EnsureWeights { weights } = &task.effect.action else { return Ok(()) };
-        let forward = weights.get(&trial.candidate.id).is_some_and(|share| *share > Percent::ZERO) && *stable != trial.candidate.id;
+        let forward = weights.get(&candidate.id).is_some_and(|share| *share > Percent::ZERO) && *stable != candidate.id;
         if !forward || !self.ordered.insert(task.effect.id) {
             return Ok(());
         }
         match machine.workload().arms.get(stable) {
             Some(health) if health.ready == 0 => {
-                Err(Violation::of(Invariant::I11, format!("{} gets traffic, and no member of stable can serve", trial.candidate)))
+                Err(Violation::of(Invariant::I11, format!("{} gets traffic, and no member of stable can serve", candidate)))
             }
             _ => Ok(()),
         }

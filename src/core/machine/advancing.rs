@@ -322,7 +322,7 @@ impl Machine {
 
     /// One retry at the first step's weight.
     fn retry(&mut self, advancing: &Advancing, retreated: &Retreated) -> bool {
-        if let Some(reason) = self.blocked() {
+        if let Some(reason) = self.blocked().or_else(|| self.no_way_back()) {
             self.waiting = Some(reason);
             return false;
         }
