@@ -1,7 +1,8 @@
-//! A canary of a plain Deployment by an HTTPRoute: forward, back, and promoted.
+//! A canary of a plain Deployment by an `HTTPRoute`: forward, back, and promoted.
 
 use backstop::core::input::Outcome;
 use backstop::core::ledger::Standing;
+use backstop::core::spec::Percent;
 use backstop::core::work::{Action, Fence, Lane};
 use serde_json::{Value, json};
 
@@ -78,7 +79,7 @@ fn a_canary_moves_in_every_rule_and_its_revert_moves_no_stable_pod() {
         rig.cluster.get("httproute", &["moves"])["spec"]["rules"][0]["backendRefs"][1]["filters"][0]["type"],
         "RequestHeaderModifier"
     );
-    assert_eq!(rig.observed().weights[&b.id].percent(), 5.0);
+    assert_eq!(rig.observed().weights[&b.id], Percent::new(5.0));
     let half = rig.step(&b, 50.0);
     rig.does_with(&half, || rig.gateway("httproute"));
     assert_eq!(rig.copy().expect("a copy")["spec"]["replicas"], 2);

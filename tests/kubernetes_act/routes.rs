@@ -1,6 +1,7 @@
-//! The other routes: GRPCRoute, VirtualService, and a Service's selector for blue-green.
+//! The other routes: `GRPCRoute`, `VirtualService`, and a Service's selector for blue-green.
 
-use backstop::core::input::Outcome;
+use backstop::core::input::{ArmHealth, Outcome};
+use backstop::core::spec::Percent;
 use serde_json::{Value, json};
 
 use crate::rig::Rig;
@@ -69,7 +70,7 @@ fn a_route_that_cannot_be_split_says_so_and_can_still_be_taken_back() {
     assert!(matches!(rig.once(&arm), Outcome::Invalid(_)), "it names no Service of the workload");
     rig.cluster.apply(&route(&json!([{"name": "shared", "port": 80}, {"name": "other", "port": 80}])));
     rig.does(&arm);
-    rig.until("the candidate is ready", |seen| seen.observed.arms.get(&b.id).is_some_and(|arm| arm.is_ready()));
+    rig.until("the candidate is ready", |seen| seen.observed.arms.get(&b.id).is_some_and(ArmHealth::is_ready));
     let said = rig.once(&rig.step(&b, 20.0));
     assert!(matches!(&said, Outcome::Invalid(what) if what.contains("between shared and other")), "{said:?}");
     rig.does(&rig.back());
@@ -83,10 +84,10 @@ fn a_blue_green_whose_new_pods_crash_after_the_switch_is_back_at_once() {
     let b = rig.deploys('b', &json!({}));
     rig.does(&rig.arm(&b, true));
     rig.until("the preview is ready", |seen| seen.observed.arms.get(&b.id).is_some_and(|arm| arm.wanted == 3 && arm.is_ready()));
-    assert_eq!(rig.observed().weights[&a].percent(), 100.0);
+    assert_eq!(rig.observed().weights[&a], Percent::FULL);
     assert!(matches!(rig.once(&rig.step(&b, 50.0)), Outcome::Invalid(_)), "everything or nothing");
     rig.does(&rig.step(&b, 100.0));
-    assert_eq!(rig.observed().weights.into_iter().collect::<Vec<_>>(), [(b.id.clone(), backstop::core::spec::Percent::FULL)]);
+    assert_eq!(rig.observed().weights.into_iter().collect::<Vec<_>>(), [(b.id.clone(), Percent::FULL)]);
     assert!(matches!(rig.once(&rig.arm(&b, false)), Outcome::Transient { .. }), "what has traffic is not stopped");
 
     rig.crash(&b.id);

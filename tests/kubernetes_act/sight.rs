@@ -1,5 +1,6 @@
 //! What is wrong with pods, each with its own reason, and what is no release.
 
+use backstop::core::input::ArmHealth;
 use serde_json::{Value, json};
 
 use crate::rig::{Rig, image};
@@ -34,7 +35,7 @@ fn each_failure_of_pods_has_its_own_reason() {
 
     let e = rig.deploys('e', &json!({}));
     rig.does(&rig.arm(&e, true));
-    let seen = rig.until("it runs", |seen| seen.observed.arms.get(&e.id).is_some_and(|arm| arm.is_ready()));
+    let seen = rig.until("it runs", |seen| seen.observed.arms.get(&e.id).is_some_and(ArmHealth::is_ready));
     let evicted = json!({"status": {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."}});
     let pod = &seen.members[&e.id][0].pod;
     rig.cluster.kubectl(&["patch", "pod", pod, "--subresource=status", "--type=merge", "--patch", &evicted.to_string()]);
