@@ -165,7 +165,7 @@ pub fn run(cli: Cli) -> Result<Exit, Error> {
     match verb {
         // These need no controller, and no folder.
         Verb::Completions(args) => return completions::run(&args),
-        Verb::Simulate(args) => return Ok(simulate::run(&args)),
+        Verb::Simulate(args) => return simulate::run(&args, &global),
         Verb::Check(args) => return check::run(&args, &global),
         Verb::Crd(crd::Args {}) => return crd::run(&global),
         Verb::Explain(args) if args.is_code() => return explain::code(&args, &global),

@@ -1,45 +1,71 @@
 //! `backstop simulate`.
 
+mod judge;
+mod picture;
+mod rehearse;
+
 use std::io::Write as _;
 
-use crate::error::Exit;
+use super::Global;
+use crate::error::{Error, Exit};
 use crate::sim::swarm;
 
-/// Live random rollouts in a world in which everything goes wrong, and hold them against every promise
+/// Rehearse guards against known ways to fail, or backstop itself against a world in which everything goes wrong
 ///
-/// A seed is one life: its faults, its people and its end. What breaks a promise is printed with the line that shows it again.
+/// With files or folders: the same judge and machine that run in production watch made-up rollouts under your own guards and
+/// policies. Told of each way to fail: how soon it is found, how many requests went bad, how it ends; and one life is drawn.
+/// With `--self`: a seed is one life: its faults, its people and its end. What breaks a promise is printed with the line that
+/// shows it again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
+  backstop simulate rollouts/
+  backstop simulate rollouts/ --guard shop/checkout --rate 20 --model late-cliff --svg life.svg
   backstop simulate --self
   backstop simulate --self --runs 10000
-  backstop simulate --self --seed 12")]
+  backstop simulate --self --seed 12
+  backstop simulate --judge")]
 pub struct Args {
+    #[command(flatten)]
+    rehearse: rehearse::Args,
     /// Simulate backstop itself
-    #[arg(long = "self", required = true)]
+    #[arg(long = "self", conflicts_with = "paths")]
     itself: bool,
+    /// Print how often the judge is wrong and how soon it is right, beside what is known of its tests; takes minutes
+    #[arg(long, conflicts_with_all = ["paths", "itself"])]
+    judge: bool,
+    /// With --judge: simulate one in N of the hours
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "judge", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    thin: u64,
     /// The first seed
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many lives, one seed after the other
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    runs: u64,
+    /// How many lives, one seed after the other [default: 20 of each model; 1 with --self]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    runs: Option<u64>,
 }
 
 /// Lives them. Exit 1 if a promise was broken.
-pub(super) fn run(args: &Args) -> Exit {
+pub(super) fn run(args: &Args, global: &Global) -> Result<Exit, Error> {
+    if args.rehearse.is_wanted() {
+        return args.rehearse.run(args.seed, args.runs.unwrap_or(20), global);
+    }
+    if args.judge {
+        return judge::run(args.thin, global);
+    }
+    let runs = args.runs.unwrap_or(1);
     let mut out = std::io::stdout().lock();
     let mut broken = 0_u64;
     let mut commits = 0;
-    for seed in args.seed..args.seed.saturating_add(args.runs) {
+    for seed in args.seed..args.seed.saturating_add(runs) {
         let report = swarm::live(seed);
         commits += report.commits;
-        if report.violation.is_some() || args.runs == 1 {
+        if report.violation.is_some() || runs == 1 {
             let _ = writeln!(out, "{report}");
         }
         broken += u64::from(report.violation.is_some());
     }
-    if args.runs > 1 {
-        let _ = writeln!(out, "{} lives, {commits} commits, {broken} broke a promise", args.runs);
+    if runs > 1 {
+        let _ = writeln!(out, "{runs} lives, {commits} commits, {broken} broke a promise");
     }
-    if broken == 0 { Exit::Done } else { Exit::No }
+    Ok(if broken == 0 { Exit::Done } else { Exit::No })
 }
