@@ -365,10 +365,17 @@ fn budgets(thin: u64, cells: &mut Vec<Cell>) {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn a_small_version_of_the_tables_holds() {
-        let rows = super::tables(250, |_| {});
-        let missed: Vec<String> = rows.iter().filter(|row| !row.holds && row.what.starts_with("false")).map(ToString::to_string).collect();
+        let mut cells = Vec::new();
+        wrong(250, &mut cells);
+        budgets(100, &mut cells);
+        let rows = parallel::each(&cells, |cell| cell());
+        // One hour a rate is too few for the median of anything.
+        let missed: Vec<String> =
+            rows.iter().filter(|row| !row.holds && !row.what.starts_with("shared")).map(ToString::to_string).collect();
         assert!(missed.is_empty(), "{missed:#?}");
     }
 }

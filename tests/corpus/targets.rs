@@ -23,14 +23,14 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 
 /// A function that must cope with anything.
-pub type Target = fn(&[u8]);
+pub(crate) type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const ALL: [(&str, Target); 6] =
+pub(crate) const ALL: [(&str, Target); 6] =
     [("spec", spec), ("exposition", exposition), ("prometheus", prometheus), ("bundle", bundle), ("manifest", manifest), ("audit", audit)];
 
 /// Documents: read, checked, and all that is said about them written out.
-pub fn spec(data: &[u8]) {
+pub(crate) fn spec(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let loaded = load_text("fuzz.yaml", text, Path::new("/nonexistent"));
     let report = CheckReport::of(&loaded);
@@ -39,7 +39,7 @@ pub fn spec(data: &[u8]) {
 }
 
 /// A metrics page in both formats.
-pub fn exposition(data: &[u8]) {
+pub(crate) fn exposition(data: &[u8]) {
     for format in [Format::Text, Format::OpenMetrics] {
         for complete in [true, false] {
             if let Ok(page) = exposition::parse(Body { bytes: data, format, complete }, |name| !name.starts_with('x')) {
@@ -50,7 +50,7 @@ pub fn exposition(data: &[u8]) {
 }
 
 /// An answer of Prometheus' query API.
-pub fn prometheus(data: &[u8]) {
+pub(crate) fn prometheus(data: &[u8]) {
     if let Ok(rows) = prometheus::samples(data) {
         for samples in rows {
             assert!(samples.iter().all(|sample| sample.value.is_finite() && sample.value >= 0.0));
@@ -76,7 +76,7 @@ static KEYS: LazyLock<(AttestationPolicy, Keys)> = LazyLock::new(|| {
 });
 
 /// A Sigstore bundle, a DSSE envelope and a simple signature: attached to an image, by every way in.
-pub fn bundle(data: &[u8]) {
+pub(crate) fn bundle(data: &[u8]) {
     let (policy, keys) = &*KEYS;
     let image = Image { repository: "registry.example/shop/checkout".into(), digest: Digest::of(b"{}") };
     let subject = json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": image.digest.to_string(), "size": 2});
@@ -106,7 +106,7 @@ pub fn bundle(data: &[u8]) {
 }
 
 /// Manifests and indexes of a registry: the input is a layout's index, an image's manifest, and a referrer.
-pub fn manifest(data: &[u8]) {
+pub(crate) fn manifest(data: &[u8]) {
     static COLLECTOR: LazyLock<(tokio::runtime::Runtime, Collector, tempfile::TempDir)> = LazyLock::new(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let collector = Collector::new(Credentials::default(), Patience::default()).expect("a collector");
@@ -134,7 +134,7 @@ pub fn manifest(data: &[u8]) {
 }
 
 /// The audit log: notes, checkpoints, proofs and leaves.
-pub fn audit(data: &[u8]) {
+pub(crate) fn audit(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(verifier) = Verifier::parse(text) {
         assert_eq!(Verifier::parse(&verifier.to_string()).expect("what was written can be read").name(), verifier.name());

@@ -18,6 +18,7 @@ use crate::spec::{self, CheckReport};
 
 /// What is rehearsed, and how.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(super) struct Args {
     /// Rehearse the guards in these files and folders
     #[arg(value_name = "PATH", required_unless_present_any = ["itself", "judge"])]
