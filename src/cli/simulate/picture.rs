@@ -119,7 +119,7 @@ const LEFT: f64 = 110.0;
 const RIGHT: f64 = 24.0;
 const PANEL: f64 = 110.0;
 const GAP: f64 = 26.0;
-const TOP: f64 = 64.0;
+const TOP: f64 = 88.0;
 
 /// A life as a picture that stands alone.
 pub(super) fn svg(film: &Film, title: &str) -> String {
@@ -166,10 +166,11 @@ pub(super) fn svg(film: &Film, title: &str) -> String {
         let (at, class) = (x(mark.at as f64 / 1000.0), if mark.grave { "grave" } else { "mark" });
         let letter = char::from(b'a' + u8::try_from(index % 26).unwrap_or_default());
         // Letters of marks that lie close together alternate in height.
-        let (y, below) = (TOP - 6.0 - 12.0 * (index % 2) as f64, legend + 20.0 * (index as f64 + 1.0));
+        let (y, below) = (TOP - 26.0 - 12.0 * (index % 2) as f64, legend + 20.0 * (index as f64 + 1.0));
         let _ = writeln!(
             svg,
-            r#"<path class="{class} rule" d="M{at:.1} {TOP}V{}"/><text class="{class}" x="{at:.1}" y="{y}" text-anchor="middle">{letter}</text><text class="{class}" x="{LEFT}" y="{below}">{letter}  {}  {}</text>"#,
+            r#"<path class="{class} rule" d="M{at:.1} {}V{}"/><text class="{class}" x="{at:.1}" y="{y}" text-anchor="middle">{letter}</text><text class="{class}" x="{LEFT}" y="{below}">{letter}  {}  {}</text>"#,
+            TOP - 22.0,
             strip + 14.0,
             whole(mark.at / 1000),
             escaped(&brief(&mark.what, 116))
@@ -200,7 +201,7 @@ fn key(svg: &mut String, panel: impl Fn(usize) -> f64) {
     ];
     for (index, names) in keys {
         for (place, (color, name)) in names.into_iter().enumerate() {
-            let (x, y) = (LEFT + 10.0 + 190.0 * place as f64, panel(index) + 16.0);
+            let (x, y) = (LEFT + 190.0 * place as f64, panel(index) - 7.0);
             let _ = writeln!(svg, r#"<text x="{x}" y="{y}" style="fill:{color}">— {name}</text>"#);
         }
     }
