@@ -114,14 +114,14 @@ mod tests {
 
     #[test]
     fn the_recorded_stable_is_always_a_way_back() {
-        let mut fences = Fences { generation: 7, revision: 50, stable: Some(name("a")), weighed: Some(id(50)) };
+        let mut fences = Fences { generation: 7, revision: 50, stable: Some(name("a")), weighed: Some(id(50)), held: None };
         assert!(pass(&mut fences, &weights(3, stable("a"))).is_ok());
         assert_eq!(fences.weighed, Some(id(50)));
     }
 
     #[test]
     fn another_stable_needs_a_revision_that_is_not_older() {
-        let mut fences = Fences { generation: 7, revision: 50, stable: Some(name("b")), weighed: None };
+        let mut fences = Fences { generation: 7, revision: 50, stable: Some(name("b")), weighed: None, held: None };
         let before = fences.clone();
         assert!(pass(&mut fences, &weights(49, stable("a"))).is_err());
         assert_eq!(fences, before);
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_forward_step_teaches_the_stable_unless_it_is_late() {
-        let mut fences = Fences { generation: 7, revision: 50, stable: Some(name("a")), weighed: None };
+        let mut fences = Fences { generation: 7, revision: 50, stable: Some(name("a")), weighed: None, held: None };
         let told = |revision| Ensure { stable: Some(name("b")), ..weights(revision, Fence::Generation(7)) };
         assert!(pass(&mut fences, &told(49)).is_ok());
         assert_eq!(fences.stable, Some(name("a")));

@@ -380,7 +380,7 @@ mod tests {
 
     fn commit(records: Vec<Record>) -> Commit {
         let state = State { revision: 3, generation: 2, ..State::default() };
-        Commit { expected: 2, state: Box::new(state), records, ledger: Vec::new() }
+        Commit { expected: 2, state: std::sync::Arc::new(state), records, ledger: Vec::new() }
     }
 
     fn none(_: &Digest) -> Result<Vec<u8>, String> {
