@@ -191,7 +191,7 @@ mod tests {
 
     fn commit(expected: u64) -> Commit {
         let state = State { revision: expected + 1, ..State::default() };
-        Commit { expected, state: Box::new(state), records: Vec::new(), ledger: Vec::new() }
+        Commit { expected, state: std::sync::Arc::new(state), records: Vec::new(), ledger: Vec::new() }
     }
 
     fn revisions(spool: &Spool) -> Vec<u64> {
