@@ -6,7 +6,6 @@ mod bed;
 #[path = "../rig/mod.rs"]
 mod rig;
 
-mod clock;
 mod disk;
 mod kill;
 mod outside;

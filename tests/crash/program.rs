@@ -25,11 +25,6 @@ pub(crate) struct Program {
 impl Program {
     /// Starts it and waits until it answers.
     pub(crate) fn start(dir: &Path) -> Self {
-        Self::start_with(dir, &[])
-    }
-
-    /// The same with further environment.
-    pub(crate) fn start_with(dir: &Path, env: &[(&str, &str)]) -> Self {
         let log = File::options().create(true).append(true).open(dir.join("controller.log")).expect("a log file");
         let child = Command::new(env!("CARGO_BIN_EXE_backstop"))
             .arg("--data-dir")
@@ -37,7 +32,6 @@ impl Program {
             .arg("run")
             .arg("--specs")
             .arg(dir.join("rollouts"))
-            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
