@@ -168,7 +168,7 @@ pub fn run(cli: Cli) -> Result<Exit, Error> {
     match verb {
         // These need no controller, and no folder.
         Verb::Completions(args) => return completions::run(&args),
-        Verb::Simulate(args) => return Ok(simulate::run(&args)),
+        Verb::Simulate(args) => return simulate::run(&args, &global),
         Verb::Check(args) => return runtime(false)?.block_on(check::run(&args, &global)),
         Verb::Crd(crd::Args {}) => return crd::run(&global),
         Verb::Install(args) => return install::run(args, &global),

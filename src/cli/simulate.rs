@@ -1,86 +1,54 @@
 //! `backstop simulate`.
 
-use std::io::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+mod judge;
+mod picture;
+mod rehearse;
+mod swarm;
 
-use crate::error::Exit;
-use crate::sim::swarm::{self, Report};
-use crate::world::clock;
+use super::Global;
+use crate::error::{Error, Exit};
 
-/// Live random rollouts in a world in which everything goes wrong, and hold them against every promise
+/// Rehearse guards against known ways to fail, or backstop itself against a world in which everything goes wrong
 ///
-/// A seed is one life: its faults, its people and its end. What breaks a promise is printed with the line that shows it again.
+/// With files or folders: the same judge and machine that run in production watch made-up rollouts under your own guards and
+/// policies. Told of each way to fail: how soon it is found, how many requests went bad, how it ends; and one life is drawn.
+/// With `--self`: a seed is one life: its faults, its people and its end. What breaks a promise is printed with the line that
+/// shows it again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
+  backstop simulate rollouts/
+  backstop simulate rollouts/ --guard shop/checkout --rate 20 --model late-cliff --svg life.svg
   backstop simulate --self
   backstop simulate --self --runs 10000
-  backstop simulate --self --seed 12")]
+  backstop simulate --self --seed 12
+  backstop simulate --judge")]
 pub struct Args {
+    #[command(flatten)]
+    rehearse: rehearse::Args,
     /// Simulate backstop itself
-    #[arg(long = "self", required = true)]
+    #[arg(long = "self", conflicts_with = "paths")]
     itself: bool,
+    /// Print how often the judge is wrong and how soon it is right, beside what is known of its tests; takes minutes
+    #[arg(long, conflicts_with_all = ["paths", "itself"])]
+    judge: bool,
+    /// With --judge: simulate one in N of the hours
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "judge", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    thin: u64,
     /// The first seed
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many lives, one seed after the other
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    runs: u64,
+    /// How many lives, one seed after the other [default: 20 of each model; 1 with --self]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    runs: Option<u64>,
 }
 
-/// Lives them, on every core. Exit 1 if a promise was broken.
-pub(super) fn run(args: &Args) -> Exit {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let (next, last) = (AtomicU64::new(args.seed), args.seed.saturating_add(args.runs));
-    let lanes: Vec<Lane> = std::thread::scope(|scope| {
-        let lanes: Vec<_> = (0..cores).map(|_| scope.spawn(|| Lane::live(&next, last, args.runs == 1))).collect();
-        lanes.into_iter().filter_map(|lane| lane.join().ok()).collect()
-    });
-    let mut out = std::io::stdout().lock();
-    let mut told: Vec<_> = lanes.iter().flat_map(|lane| &lane.told).collect();
-    told.sort_by_key(|report| report.seed);
-    for report in &told {
-        let _ = writeln!(out, "{report}");
+/// Does what is asked. Exit 1 if a promise was broken.
+pub(super) fn run(args: &Args, global: &Global) -> Result<Exit, Error> {
+    if args.rehearse.is_wanted() {
+        return args.rehearse.run(args.seed, args.runs.unwrap_or(20), global);
     }
-    let broken = told.iter().filter(|report| report.violation.is_some()).count();
-    if args.runs > 1 {
-        let sum = |of: fn(&Lane) -> u64| lanes.iter().map(of).sum::<u64>();
-        let busy: f64 = lanes.iter().map(|lane| lane.busy.as_secs_f64()).sum();
-        let (lives, looks, commits) = (sum(|lane| lane.lives), sum(|lane| lane.looks), sum(|lane| lane.commits));
-        let (rate, look_rate) = (lives as f64 / busy, looks as f64 / busy);
-        let _ = writeln!(out, "{lives} lives, {looks} looks, {commits} commits, {broken} broke a promise");
-        let _ = writeln!(out, "{rate:.0} lives and {look_rate:.0} looks a second and core, {cores} cores");
+    if args.judge {
+        return judge::run(args.thin, global);
     }
-    if broken == 0 && lanes.len() == cores { Exit::Done } else { Exit::No }
-}
-
-/// What one core lived.
-#[derive(Default)]
-struct Lane {
-    told: Vec<Report>,
-    lives: u64,
-    looks: u64,
-    commits: u64,
-    busy: Duration,
-}
-
-impl Lane {
-    fn live(next: &AtomicU64, last: u64, tell: bool) -> Self {
-        let begin = clock::instant();
-        let mut lane = Self::default();
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= last {
-                lane.busy = begin.elapsed();
-                return lane;
-            }
-            let report = swarm::live(seed);
-            lane.lives += 1;
-            lane.looks += report.looks;
-            lane.commits += report.commits;
-            if tell || report.violation.is_some() {
-                lane.told.push(report);
-            }
-        }
-    }
+    Ok(swarm::run(args.seed, args.runs.unwrap_or(1)))
 }

@@ -47,6 +47,22 @@ impl Random {
         choices[at].clone()
     }
 
+    /// A count of mean `mean`: exactly Poisson when small, its normal limit when large.
+    pub fn poisson(&mut self, mean: f64) -> u64 {
+        if mean > 30.0 {
+            let radius = libm::sqrt(-2.0 * libm::log(1.0 - self.share()));
+            let normal = radius * libm::cos(std::f64::consts::TAU * self.share());
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not below 0")]
+            return libm::round(mean + libm::sqrt(mean) * normal).max(0.0) as u64;
+        }
+        let (limit, mut product, mut count) = (libm::exp(-mean), self.share(), 0);
+        while product > limit {
+            product *= self.share();
+            count += 1;
+        }
+        count
+    }
+
     /// How many of `n` things of this probability happen: exact for small numbers, a normal limit for large ones.
     pub fn binomial(&mut self, n: u64, probability: f64) -> u64 {
         if n <= 64 {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::prng::Random;
+use super::rehearsal::Service;
 use crate::core::input::{LookFault, Looked, Role, Sample, Series};
 use crate::core::release::{Digest, Release, ReleaseId};
 use crate::core::work::LookPlan;
@@ -39,8 +40,10 @@ pub struct Truth {
 }
 
 /// The counters of each release.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Traffic {
+    /// The service of a rehearsal, in place of all below.
+    pub service: Option<Service>,
     counters: BTreeMap<ReleaseId, (u64, u64)>,
     history: BTreeMap<ReleaseId, VecDeque<(u64, u64, u64)>>,
     /// Requests that met no member that could serve.
@@ -76,6 +79,9 @@ impl Truth {
 impl Traffic {
     /// One second of requests: shares and liveness of each release.
     pub fn second(&mut self, random: &mut Random, truth: &Truth, now: u64, arms: &[(Release, f64, bool)]) {
+        if let Some(service) = &mut self.service {
+            return service.second(random, now, arms, &mut self.served);
+        }
         let outage = truth.outage.filter(|(from, until, _)| (*from..*until).contains(&now)).map_or(0.0, |(_, _, share)| share);
         let harmful = |release: &Release| truth.harmful.as_ref().is_some_and(|(image, _)| *image == release.template.image().digest);
         let harm = arms.iter().any(|(release, weight, live)| *weight > 0.0 && *live && harmful(release));
@@ -109,13 +115,16 @@ impl Traffic {
 
     /// The members of a release stopped: their counters are gone, and the next ones start at 0.
     pub fn stop(&mut self, release: &ReleaseId) {
+        if let Some(service) = &mut self.service {
+            service.stop(release);
+        }
         self.counters.remove(release);
         self.history.remove(release);
     }
 
-    /// Whether the source misleads, or did.
+    /// Whether the source misleads, or did, or scrapes at its own times: then what it counted is no single second's.
     pub fn lied(&self) -> bool {
-        self.lied || self.lie.is_some()
+        self.lied || self.lie.is_some() || self.service.is_some()
     }
 
     /// Members start again, and with them their counters.
@@ -137,6 +146,9 @@ impl Traffic {
 
     /// What the source answers at `now`; `stale` leaves the newest samples out.
     pub fn look(&self, plan: &LookPlan, now: u64, stale: u64) -> Looked {
+        if let Some(service) = &self.service {
+            return service.look(plan, now);
+        }
         let lie = self.lie;
         let at = |ms: u64| EPOCH_MS + i64::try_from(ms).unwrap_or_default();
         let mut looked = Looked { source_now: at(now), ..Looked::default() };

@@ -215,6 +215,14 @@ impl Prometheus {
     }
 }
 
+/// The samples of each series in the body of an answer to a query for a range.
+///
+/// # Errors
+/// What cannot be trusted, as for a look.
+pub fn samples(body: &[u8]) -> Result<Vec<Vec<Sample>>, LookFault> {
+    answer::matrix(answer::data(body)?)?.iter().map(Row::samples).collect()
+}
+
 /// The data of an answer, or the fault that its status stands for.
 fn data(answer: &endpoint::Answer) -> Result<answer::Data, LookFault> {
     let said = || answer::error_text(&answer.body);

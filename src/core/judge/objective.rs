@@ -14,6 +14,10 @@ const REVERT_SCRAPES: f64 = 3.0;
 /// Bad scrapes that a wait for a regression takes. That test stands alone, so bursts must not reach it.
 const WAIT_SCRAPES: f64 = 6.0;
 
+/// Requests of both arms over which it is told whether stable serves: enough that a tenth is never taken for a twentieth
+/// (five standard deviations), however many of them are bad.
+const SERVING: f64 = 1000.0;
+
 /// Requests of both arms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -111,6 +115,9 @@ pub(super) struct Evidence {
     onset: Onset,
     /// About the last twenty bad requests of both arms.
     recent: Sums,
+    /// About the last thousand requests of both arms: the candidate's, and stable's.
+    #[serde(default)]
+    serving: (Exact, Exact),
     /// Of this stage.
     stage: Sums,
     /// Whether the last scored interval could be compared with stable.
@@ -149,6 +156,9 @@ impl Evidence {
         let bad = candidate.bad + stable.map_or(0.0, |stable| stable.bad);
         self.recent.fade((1.0 - bad / 20.0).max(0.0));
         self.recent.add(candidate, stable);
+        let served = stable.map_or(0.0, |stable| stable.total);
+        let left = (1.0 - (candidate.total + served) / SERVING).max(0.0);
+        self.serving = (Exact(self.serving.0.0 * left + candidate.total), Exact(self.serving.1.0 * left + served));
         self.total.add(candidate, stable);
         self.stage.add(candidate, stable);
         self.onset.add(edge, evidence(candidate.bad, candidate.total, target.budget, 3.0), candidate, stable);
@@ -158,7 +168,7 @@ impl Evidence {
     /// Whether stable lately completed enough requests to be a yardstick: half of the share that is asked for,
     /// because at exactly that share the counts lie around it.
     fn stable_serves(&self) -> bool {
-        let (candidate, stable) = (self.recent.candidate_total.0, self.recent.stable_total.0);
+        let (candidate, stable) = (self.serving.0.0, self.serving.1.0);
         stable > 0.0 && stable >= BASELINE_SHARE / 2.0 * (candidate + stable)
     }
 

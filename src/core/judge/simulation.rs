@@ -96,6 +96,23 @@ fn a_shared_outage_is_never_blamed_on_the_candidate() {
 }
 
 #[test]
+fn a_shared_outage_is_not_blamed_on_a_candidate_that_leaves_stable_a_tenth() {
+    // The worse the outage, the fewer requests make up the last twenty bad ones: stable's share of them is a matter of luck.
+    for (rate, share) in [(10.0, 0.05), (10.0, 0.5), (100.0, 0.1), (100.0, 0.2), (100.0, 1.0), (1000.0, 0.2)] {
+        let (mut random, mut traffic, mut judge) = (Random(13), Traffic::default(), judge(90.0));
+        for second in 1..=400 {
+            let bad = if second > 60 { share } else { 0.001 };
+            for (arm, part) in [(Arm::Candidate, 0.9), (Arm::Stable, 0.1)] {
+                let failed = random.poisson(rate * part * bad);
+                traffic.serve(arm, failed + random.poisson(rate * part * (1.0 - bad)), failed, 0.0);
+            }
+            judge.look(&traffic.scrape(second * 1000, BOTH));
+            assert!(!breach(&judge.verdict().verdict), "{rate}/s, {share} bad, second {second}: {:?}", judge.verdict());
+        }
+    }
+}
+
+#[test]
 fn healthy_hours_give_no_alarm() {
     // One scrape in 5 s, at 0.1 % bad: 300 hours, a rollout of 37 minutes each, of every finding.
     let config = judge(10.0).config().clone();

@@ -238,7 +238,10 @@ impl Machine {
     fn wait_longer(&mut self, advancing: &Advancing, reason: Reason) -> bool {
         self.page(reason.clone());
         self.decide(Decision::Wait, reason, "waiting beyond the deadline");
-        // Another full deadline: the page is repeated then.
+        // Another full deadline, also of having no data: the page is repeated then.
+        if self.trial().is_some_and(|trial| trial.blind.is_some()) {
+            self.set_blind(Some((self.now.mono, true)));
+        }
         self.enter(Phase::Advancing(Advancing { since: self.now.mono, ..advancing.clone() }));
         false
     }
