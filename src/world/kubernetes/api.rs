@@ -170,30 +170,32 @@ impl Objects {
         mut change: impl FnMut(&Value, &mut Edit) -> Result<(), Outcome>,
     ) -> Result<(Value, bool), Outcome> {
         let what = format!("{} {name}", kind.name);
-        let mut lost = String::new();
+        let (mut lost, mut written) = (String::new(), false);
         for _ in 0..RACES {
             let found = self.get(kind, name).await?;
             let object = found.ok_or_else(|| Outcome::Invalid(format!("there is no {what} in namespace {}", self.namespace)))?;
             let mut edit = Edit::of(&object);
             change(&object, &mut edit)?;
             if edit.is_empty() {
-                return Ok((object, false));
+                return Ok((object, written));
             }
             let changed = edit.changes();
             match self.patch(kind, name, edit).await {
                 Ok(kept) => {
                     let mut rest = Edit::of(&kept);
                     change(&kept, &mut rest)?;
-                    if !rest.is_empty() {
-                        return Err(Outcome::Invalid(format!("{what} was changed on its way in: {}", rest.pointers())));
+                    written |= changed;
+                    if rest.is_empty() {
+                        return Ok((kept, written));
                     }
-                    return Ok((kept, changed));
+                    // An admission policy may pause what changes a template: that is a second write.
+                    lost = format!("changed on its way in: {}", rest.pointers());
                 }
                 Err(Fault::Conflict(said)) => lost = said,
                 Err(fault) => return Err(fault.into()),
             }
         }
-        Err(Outcome::Transient { what: format!("{what} is being written by others: {lost}"), retry_after: None })
+        Err(Outcome::Transient { what: format!("{what} cannot be kept as it is wanted: {lost}"), retry_after: None })
     }
 
     async fn patch(&self, kind: Kind, name: &str, edit: Edit) -> Result<Value, Fault> {

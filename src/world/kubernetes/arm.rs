@@ -66,8 +66,7 @@ pub(super) async fn copy(workload: &Workload<'_>, object: &Value, release: &Rele
         }
         Err(fault) => return Err(fault.into()),
     };
-    ensure_service(workload, object, &made).await?;
-    Ok(true)
+    ensure_service(workload, object, &made).await.map(|_| true)
 }
 
 fn refuse_quarantined(object: &Value, template: &Value, release: &Release) -> Result<(), Outcome> {
@@ -151,8 +150,14 @@ async fn ensure_service(workload: &Workload<'_>, object: &Value, copy: &Value) -
         return Ok(false);
     }
     if let Some(there) = workload.objects.get(SERVICE, name(copy)).await? {
-        if there["metadata"]["labels"][OF] == workload.name {
+        let owners = there["metadata"]["ownerReferences"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if owners.iter().any(|owner| owner["uid"] == uid(copy)) {
             return Ok(false);
+        }
+        if there["metadata"]["labels"][OF] == workload.name {
+            // That of a copy before, which is about to go with it.
+            workload.objects.delete(SERVICE, &there).await?;
+            return Err(Outcome::Transient { what: format!("Service {} of an attempt before goes", name(copy)), retry_after: None });
         }
         return Err(Outcome::Invalid(format!("Service {} is there already, and is not backstop's: rename it", name(copy))));
     }
@@ -207,6 +212,8 @@ pub(super) async fn remove(workload: &Workload<'_>, copy: &Value) -> Result<(), 
         let what = format!("the route still names {}: move the traffic first", name(copy));
         return Err(Outcome::Transient { what, retry_after: None });
     }
-    // Its Service belongs to it, and goes with it.
+    if let Some(service) = workload.objects.get(SERVICE, name(copy)).await?.filter(|one| one["metadata"]["labels"][OF] == workload.name) {
+        workload.objects.delete(SERVICE, &service).await?;
+    }
     Ok(workload.objects.delete(DEPLOYMENT, copy).await?)
 }

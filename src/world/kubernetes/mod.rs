@@ -68,6 +68,8 @@ pub struct Cluster {
     revert: Client,
     forward: Client,
     answered: Arc<Mutex<BTreeMap<String, ReleaseId>>>,
+    /// The release of each running `ReplicaSet` as it was first seen, by its uid: its template never changes but by foul play.
+    sets: Arc<Mutex<BTreeMap<String, ReleaseId>>>,
 }
 
 /// What was seen of a workload.
@@ -122,7 +124,7 @@ pub struct Member {
 impl Cluster {
     /// A cluster behind two clients: one whose connections only reverts use, and one for the rest.
     pub fn new(revert: Client, forward: Client) -> Self {
-        Self { revert, forward, answered: Arc::default() }
+        Self { revert, forward, answered: Arc::default(), sets: Arc::default() }
     }
 
     /// The client of a lane.
@@ -141,6 +143,23 @@ impl Cluster {
 
     fn has_answered(&self, key: &str, release: &ReleaseId) -> bool {
         self.answered.lock().unwrap_or_else(PoisonError::into_inner).get(key) == Some(release)
+    }
+
+    /// The release that a `ReplicaSet` was first seen to run. One without pods is forgotten.
+    fn first_seen(&self, uid: &str, release: Option<&ReleaseId>, runs: bool) -> Option<ReleaseId> {
+        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        if !runs {
+            sets.remove(uid);
+            return release.cloned();
+        }
+        match (sets.get(uid), release) {
+            (Some(first), _) => Some(first.clone()),
+            (None, Some(release)) => {
+                sets.insert(uid.to_owned(), release.clone());
+                Some(release.clone())
+            }
+            (None, None) => None,
+        }
     }
 
     /// Makes true what `effect` says: `ensureArm`, `ensureWeights`, `ensureRelease` or `ensureHold`.
@@ -168,6 +187,6 @@ impl Cluster {
     /// # Errors
     /// The API server does not answer as it should.
     pub async fn see(&self, guard: &Guard, known: &[Release]) -> Result<Seen, Fault> {
-        Ok(pods::see(self.client(Lane::Forward), guard, known).await?.seen)
+        Ok(pods::see(self, Lane::Forward, guard, known).await?.seen)
     }
 }

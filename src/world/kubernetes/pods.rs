@@ -5,16 +5,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use kube::Client;
 use serde_json::Value;
 
 use super::api::{DEPLOYMENT, Fault, Kind, Objects, POD, REPLICA_SET};
-use super::workload::{self, OF, STAMPS, WROTE, copies, is_owned, name, place, release, release_of, revisions, selector, uid};
-use super::{Member, Seen, SeenTemplate, traffic};
+use super::workload::{self, OF, STAMPS, WROTE, copies, is_owned, name, owned, place, release, release_of, revisions, selector, uid};
+use super::{Cluster, Member, Seen, SeenTemplate, traffic};
 use crate::core::input::{ArmHealth, Observed};
 use crate::core::release::{Release, ReleaseId};
 use crate::core::spec::Percent;
 use crate::core::state::Guard;
+use crate::core::work::Lane;
 use crate::world::clock;
 
 /// How long pods may fail their readiness probes where the workload does not say; what Kubernetes takes, too.
@@ -40,12 +40,12 @@ struct Read {
     pods: Vec<Value>,
 }
 
-pub(super) async fn see(client: &Client, guard: &Guard, known: &[Release]) -> Result<Sight, Fault> {
+pub(super) async fn see(cluster: &Cluster, lane: Lane, guard: &Guard, known: &[Release]) -> Result<Sight, Fault> {
     let nothing = Sight { seen: Seen::default(), own: BTreeMap::new() };
     let Some((kind, namespace, called)) = place(guard) else { return Ok(nothing) };
-    let objects = Objects { client: client.clone(), namespace: namespace.to_owned() };
+    let objects = Objects { client: cluster.client(lane).clone(), namespace: namespace.to_owned() };
     let Some(object) = objects.get(kind, called).await? else { return Ok(nothing) };
-    let read = read(&objects, kind, object, known).await?;
+    let read = read(cluster, &objects, kind, object, known).await?;
     let mut sight = read.sight();
     let shares = traffic::shares(&objects, guard, &read.copies).await;
     // A route that cannot be read makes nobody blind to the pods.
@@ -54,9 +54,10 @@ pub(super) async fn see(client: &Client, guard: &Guard, known: &[Release]) -> Re
     Ok(sight)
 }
 
-async fn read(objects: &Objects, kind: Kind, object: Value, known: &[Release]) -> Result<Read, Fault> {
+async fn read(cluster: &Cluster, objects: &Objects, kind: Kind, object: Value, known: &[Release]) -> Result<Read, Fault> {
     let own = selector(&object);
     let (pods, copies) = futures::try_join!(objects.list(POD, &own), copies(objects, kind, name(&object)))?;
+    let copies = owned(copies, &object);
     let mut read = Read { kind, object, copies, releases: BTreeMap::new(), sets: Vec::new(), pods };
     if kind == DEPLOYMENT {
         read.sets = objects.list(REPLICA_SET, &own).await?;
@@ -68,7 +69,7 @@ async fn read(objects: &Objects, kind: Kind, object: Value, known: &[Release]) -
         }
         let owners: Vec<String> = std::iter::once(&read.object).chain(&read.copies).map(|one| uid(one).to_owned()).collect();
         read.sets.retain(|set| owners.iter().any(|owner| is_owned(set, owner)));
-        let releases = read.sets.iter().filter_map(|set| Some((uid(set).to_owned(), release(&set["spec"]["template"]).ok()?)));
+        let releases = read.sets.iter().filter_map(|set| Some((uid(set).to_owned(), release_of_set(cluster, set, known)?)));
         read.releases = releases.collect();
     } else {
         read.releases = revisions(objects, &read.object).await?;
@@ -79,6 +80,18 @@ async fn read(objects: &Objects, kind: Kind, object: Value, known: &[Release]) -
         }
     }
     Ok(read)
+}
+
+/// The release that a `ReplicaSet` runs: what its template said when it was first seen.
+fn release_of_set(cluster: &Cluster, set: &Value, known: &[Release]) -> Option<Release> {
+    let now = release(&set["spec"]["template"]).ok();
+    let runs = set["spec"]["replicas"].as_u64().unwrap_or(0) > 0;
+    let first = cluster.first_seen(uid(set), now.as_ref().map(|release| &release.id), runs)?;
+    match now {
+        Some(now) if now.id == first => Some(now),
+        // Its pods are what they were; somebody has changed what it would start next.
+        _ => known.iter().find(|known| known.id == first).cloned(),
+    }
 }
 
 fn merge(all: &mut Vec<Value>, more: Vec<Value>) {

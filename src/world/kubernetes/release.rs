@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::api::DEPLOYMENT;
+use super::api::{DEPLOYMENT, POD, STATEFUL_SET};
 use super::edit::Edit;
-use super::workload::{STAMPS, WROTE, Workload, release as release_in};
+use super::workload::{STAMPS, WROTE, Workload, is_owned, release as release_in, revisions, selector, uid};
 use super::{arm, fences, scaler, traffic};
 use crate::core::input::Outcome;
 use crate::core::release::{Release, ReleaseId, Template};
@@ -23,7 +23,8 @@ pub(super) async fn ensure(workload: &Workload<'_>, release: &Release) -> Result
     let mut template = serde_json::to_value(pod.template()).map_err(|error| Outcome::Invalid(error.to_string()))?;
     if workload.effect.lane == Lane::Revert || workload.kind != DEPLOYMENT {
         keep_pods(workload, &release.id, &mut template).await;
-        return write(workload, &release.id, &template).await;
+        let changed = write(workload, &release.id, &template).await?;
+        return Ok(unblock(workload, &release.id).await? || changed);
     }
     promote(workload, &release.id, &template).await
 }
@@ -60,6 +61,28 @@ async fn write(workload: &Workload<'_>, id: &ReleaseId, template: &Value) -> Res
         fences::pass(workload, object, edit)
     });
     Ok(rewritten.await?.1)
+}
+
+/// A `StatefulSet` replaces no pod while another one is not ready, so the pods that broke it would keep it broken: they are deleted.
+async fn unblock(workload: &Workload<'_>, id: &ReleaseId) -> Result<bool, Outcome> {
+    if workload.kind != STATEFUL_SET {
+        return Ok(false);
+    }
+    let object = workload.read().await?;
+    let releases = revisions(&workload.objects, &object).await?;
+    let pods = workload.objects.list(POD, &selector(&object)).await?;
+    let broken = pods.iter().filter(|pod| {
+        let revision = pod["metadata"]["labels"]["controller-revision-hash"].as_str().unwrap_or_default();
+        let conditions = pod["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let serves = conditions.iter().any(|one| one["type"] == "Ready" && one["status"] == "True");
+        is_owned(pod, uid(&object)) && !serves && releases.get(revision).is_some_and(|of| of.id != *id)
+    });
+    let mut any = false;
+    for pod in broken.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()) {
+        workload.objects.delete(POD, pod).await?;
+        any = true;
+    }
+    Ok(any)
 }
 
 /// Wants a template where another release's is. One that nobody has told the machine of is newer than this order.

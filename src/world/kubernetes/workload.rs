@@ -72,7 +72,9 @@ impl<'a> Workload<'a> {
 
     /// Its copies.
     pub(super) async fn copies(&self) -> Result<Vec<Value>, Fault> {
-        copies(&self.objects, self.kind, self.name).await
+        let (object, copies) = futures::try_join!(self.objects.get(self.kind, self.name), copies(&self.objects, self.kind, self.name))?;
+        // Anybody may write a label; that the workload owns it is backstop's word.
+        Ok(object.map_or_else(Vec::new, |object| owned(copies, &object)))
     }
 
     /// How the copy of a Deployment with this arm is called first.
@@ -114,18 +116,15 @@ impl<'a> Workload<'a> {
     }
 }
 
-/// The copies of a Deployment.
+/// What says of itself that it is a copy of this Deployment.
 pub(super) async fn copies(objects: &Objects, kind: Kind, name: &str) -> Result<Vec<Value>, Fault> {
-    if kind != DEPLOYMENT {
-        return Ok(Vec::new());
-    }
-    let mut copies = objects.list(DEPLOYMENT, &format!("{OF}={name}")).await?;
-    // Anybody may write a label; an owner is backstop's word.
-    copies.retain(|copy| {
-        let owners = copy["metadata"]["ownerReferences"].as_array().map(Vec::as_slice).unwrap_or_default();
-        copy["metadata"]["deletionTimestamp"].is_null() && owners.iter().any(|owner| owner["kind"] == "Deployment" && owner["name"] == name)
-    });
-    Ok(copies)
+    if kind == DEPLOYMENT { objects.list(DEPLOYMENT, &format!("{OF}={name}")).await } else { Ok(Vec::new()) }
+}
+
+/// Those of the copies that the workload owns.
+pub(super) fn owned(mut copies: Vec<Value>, object: &Value) -> Vec<Value> {
+    copies.retain(|copy| copy["metadata"]["deletionTimestamp"].is_null() && is_owned(copy, uid(object)));
+    copies
 }
 
 /// The release that runs in a copy.

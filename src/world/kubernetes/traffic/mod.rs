@@ -11,11 +11,12 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::api::{Fault, GRPC_ROUTE, HTTP_ROUTE, Kind, VIRTUAL_SERVICE};
+use super::api::{Fault, GRPC_ROUTE, HTTP_ROUTE, Kind, SERVICE, VIRTUAL_SERVICE};
+use super::edit::Edit;
 use super::workload::{Workload, name, release_of};
-use super::{arm, pods, release};
+use super::{arm, fences, pods, release};
 use crate::core::input::Outcome;
-use crate::core::release::ReleaseId;
+use crate::core::release::{Release, ReleaseId};
 use crate::core::spec::{Percent, Route};
 use crate::core::state::Guard;
 use crate::core::time::Span;
@@ -67,8 +68,20 @@ async fn back(workload: &Workload<'_>, route: &Route, weights: &BTreeMap<Release
     Ok(changed)
 }
 
+/// Whether the fence of the route lets this effect pass: nothing grows for a step that comes too late.
+async fn may_pass(workload: &Workload<'_>, route: &Route) -> Result<(), Outcome> {
+    let (kind, named) = match (route, routed(route)) {
+        (_, Some(known)) => known,
+        (Route::Service(named), None) => (SERVICE, named.name.as_str()),
+        (_, None) => return Ok(()),
+    };
+    let object = rules::read(workload, kind, named).await?;
+    fences::pass(workload, &object, &mut Edit::of(&object))
+}
+
 /// First the pods, then the write.
 async fn forward(workload: &Workload<'_>, route: &Route, weights: &BTreeMap<ReleaseId, Percent>) -> Result<bool, Outcome> {
+    may_pass(workload, route).await?;
     let object = workload.read().await?;
     let copies = workload.copies().await?;
     let own = (release::rolled_out(&object).is_ok()).then(|| release_of(&object)).flatten();
@@ -126,7 +139,8 @@ async fn write(workload: &Workload<'_>, route: &Route, shares: &Shares, object: 
 
 /// Whether the pods that can serve are all of releases that have a share.
 async fn alone(workload: &Workload<'_>, weights: &BTreeMap<ReleaseId, Percent>) -> Result<(), Outcome> {
-    let seen = pods::see(&workload.objects.client, &workload.subjects.guard, &[]).await?;
+    let known: Vec<Release> = workload.subjects.ledger.iter().map(|record| record.release.clone()).collect();
+    let seen = pods::see(workload.cluster, workload.effect.lane, &workload.subjects.guard, &known).await?;
     let left = seen.own.iter().find(|(id, ready)| **ready > 0 && weights.get(id).is_none_or(|share| *share == Percent::ZERO));
     match left {
         Some((id, ready)) => {
@@ -166,8 +180,8 @@ pub(super) async fn service_of(workload: &Workload<'_>, object: &Value) -> Resul
         [one] => Ok(one.clone()),
         [] => Err(Outcome::Invalid(format!("{} {named} names no Service that selects the pods of {}", kind.name, workload.name))),
         many => {
-            let names: Vec<&str> = many.iter().map(name).collect();
-            Err(Outcome::Invalid(format!("{} {named} names {}: expected one Service of {}", kind.name, names.join(" and "), workload.name)))
+            let all: Vec<&str> = many.iter().map(name).collect();
+            Err(Outcome::Invalid(format!("{} {named} names {}: expected one Service of {}", kind.name, all.join(" and "), workload.name)))
         }
     }
 }
@@ -181,9 +195,7 @@ pub(super) async fn shares(
     let Some(route) = super::workload::route(guard) else { return Ok(None) };
     match (route, routed(route)) {
         (_, Some((kind, named))) => Ok(objects.get(kind, named).await?.map(|route| rules::shares(kind, &route, copies))),
-        (Route::Service(named), None) => {
-            Ok(objects.get(super::api::SERVICE, &named.name).await?.map(|service| selector::shares(&service, copies)))
-        }
+        (Route::Service(named), None) => Ok(objects.get(SERVICE, &named.name).await?.map(|service| selector::shares(&service, copies))),
         (_, None) => Ok(None),
     }
 }

@@ -92,13 +92,11 @@ async fn promote(
     let Some(release) = workload.known(stable) else {
         return Err(Outcome::Transient { what: format!("the template of release {stable} is not known"), retry_after: None });
     };
-    let mut changed = match copy_of(copies, stable) {
-        Some(copy) => ready(workload, copies, name(copy), baseline).await?,
-        None => {
-            arm::copy(workload, object, release, "baseline", baseline).await?;
-            return Err(Outcome::Transient { what: format!("{baseline} pods of {release} start as baseline"), retry_after: Some(SOON) });
-        }
+    let Some(copy) = copy_of(copies, stable) else {
+        arm::copy(workload, object, release, "baseline", baseline).await?;
+        return Err(Outcome::Transient { what: format!("{baseline} pods of {release} start as baseline"), retry_after: Some(SOON) });
     };
+    let mut changed = ready(workload, copies, name(copy), baseline).await?;
     changed |= roll(workload, candidate).await?;
     release::rolled_out(&workload.read().await?)?;
     if let Some(copy) = copy_of(copies, candidate) {

@@ -1,0 +1,65 @@
+//! The same with the admission policies in place: an agent deploys, backstop acts, and a person does without the controller.
+
+use backstop::core::ledger::Standing;
+use backstop::core::work::{Action, Fence, Lane};
+use backstop::spec::crd;
+use serde_json::{Value, json};
+
+use crate::bed;
+use crate::rig::{Rig, SOON, image};
+
+#[test]
+fn what_an_agent_deploys_waits_and_what_goes_back_does_not() {
+    crate::needs_cluster!("what_an_agent_deploys_waits_and_what_goes_back_does_not");
+    let mut rig =
+        Rig::deployment("kept", 2, &json!({"canary": {"route": {"replicaRatio": {}}, "steps": [{"weight": "34%", "bake": "2m"}]}}));
+    let cluster = std::sync::Arc::clone(&rig.cluster);
+    cluster.kubectl(&["create", "namespace", "backstop-system"]);
+    let (agent, backstop) = (cluster.service_account("default", "deployer"), cluster.service_account("backstop-system", "backstop"));
+    for (name, account) in [("deployer", "default:deployer"), ("backstop", "backstop-system:backstop")] {
+        let account = format!("--serviceaccount={account}");
+        let role = if name == "backstop" { "--clusterrole=cluster-admin" } else { "--clusterrole=edit" };
+        cluster.kubectl(&["create", "clusterrolebinding", name, role, &account]);
+    }
+    cluster.apply(&crd::admission("backstop-system"));
+    let mark = ["label", "deployment", "kept", "backstop.dev/guarded=driven"];
+    let held = || cluster.admin().kubectl(&[mark.as_slice(), &["--dry-run=server"]].concat(), "").is_err().then_some(());
+    assert!(bed::eventually(SOON, held).is_some(), "the admission policies hold");
+    assert!(bed::eventually(SOON, || backstop.kubectl(&mark, "").ok()).is_some());
+    rig.becomes(&backstop);
+    let (a, pods) = (rig.stable(), rig.pods(&rig.stable()));
+
+    let deploy = |digit: char| agent.kubectl(&["set", "image", "deployment/kept", &format!("main={}", image(digit))], "");
+    let paused = || {
+        let _ = deploy('b');
+        (rig.object()["spec"]["paused"] == true).then_some(())
+    };
+    assert!(bed::eventually(SOON, paused).is_some(), "{}", rig.object());
+    let seen = rig.see().spec.expect("a template");
+    assert_eq!(seen.requester.as_deref(), Some("system:serviceaccount:default:deployer"));
+    assert!(seen.paused && !seen.own && seen.requester_uid.is_some());
+    let b = rig.template();
+    rig.know(&b, Standing::Unproven);
+    rig.does(&rig.arm(&b, true));
+    rig.does(&rig.step(&b, 34.0));
+    rig.does(&rig.back());
+    rig.know(&b, Standing::Bad);
+    assert!(rig.does(&rig.restore(&rig.release(&a))));
+    let back = rig.see().spec.expect("a template");
+    assert!(!back.paused && back.own && back.requester.is_none(), "{back:?}");
+    rig.does(&rig.effect(Action::EnsureHold { quarantined: vec![b.id.clone()] }, Fence::None, Lane::Forward));
+    let said = deploy('b').expect_err("it is quarantined");
+    assert!(said.contains("quarantined"), "{said}");
+
+    // A person's own rights, without the controller: what changes a template is paused, and un-paused by a second write.
+    deploy('c').expect("another release may be deployed");
+    let c = rig.template();
+    rig.know(&c, Standing::Bad);
+    rig.becomes(&cluster.admin());
+    assert!(rig.does(&rig.restore(&rig.release(&a))));
+    assert_eq!((rig.template().id, &rig.object()["spec"]["paused"]), (a.clone(), &Value::Null));
+    rig.becomes(&backstop);
+    rig.does(&rig.arm(&b, false));
+    rig.until("only stable runs", |seen| seen.observed.arms.len() == 1);
+    assert_eq!(rig.pods(&a), pods, "no stable pod moved");
+}
