@@ -64,7 +64,7 @@ impl Context {
     pub(super) fn new(global: &Global) -> Result<Self, Error> {
         let paths = Paths::find(global.data_dir.clone())?;
         let cluster = (global.kubernetes || global.kubeconfig.is_some())
-            .then(|| Cluster { kubeconfig: global.kubeconfig.clone(), namespace: global.namespace.clone() });
+            .then(|| Cluster { kubeconfig: global.kubeconfig.clone(), namespace: global.system_namespace.clone() });
         let client = match (&global.server, &cluster) {
             (Some(url), _) => Client::tcp(url, global.token_file.as_deref())?,
             (None, Some(cluster)) => Client::none(&cluster.namespace),

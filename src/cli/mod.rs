@@ -122,7 +122,7 @@ pub struct Global {
     pub kubeconfig: Option<PathBuf>,
     /// Backstop's own namespace in the cluster.
     #[arg(long, global = true, env = "BACKSTOP_NAMESPACE", value_name = "NAME", default_value = "backstop-system", hide_env_values = true)]
-    pub namespace: String,
+    pub system_namespace: String,
 }
 
 /// The verbs.

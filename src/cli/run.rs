@@ -47,6 +47,9 @@ pub struct Args {
     /// Files and folders with `GuardedRollout`, `GuardPolicy`, `GuardSource` and `FlagTarget` documents.
     #[arg(long, value_name = "PATH", num_args = 1..)]
     specs: Vec<PathBuf>,
+    /// Backstop's own namespace in the cluster, as `--system-namespace` says it.
+    #[arg(long, value_name = "NAME", hide = true)]
+    namespace: Option<String>,
     /// Guard only these namespaces of the cluster [default: all].
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     namespaces: Vec<String>,
@@ -97,7 +100,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Error> {
     telemetry::init(args.log_format);
     let cluster = context.cluster.as_ref().map(|cluster| ClusterConfig {
         kubeconfig: cluster.kubeconfig.clone(),
-        namespace: cluster.namespace.clone(),
+        namespace: args.namespace.clone().unwrap_or_else(|| cluster.namespace.clone()),
         namespaces: args.namespaces,
         identity: args.identity.unwrap_or_else(host_name),
     });

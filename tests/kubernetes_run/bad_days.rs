@@ -126,7 +126,8 @@ fn on_call_reverts_without_the_controller_and_it_takes_over() {
 
     // It comes back, and goes on from there: what was quarantined is signed now.
     let a = shop.replica("a", &[]);
-    assert!(bed::eventually(SOON, || (quarantined(&shop) == 1).then_some(())).is_some(), "{}", shop.log("a"));
+    let signed = bed::eventually(SOON, || (quarantined(&shop) == 1).then_some(()));
+    assert!(signed.is_some(), "{}\n{}", shop.cluster.kubectl(&["get", "grec", "--namespace", SYSTEM]), shop.log("a"));
     // A command line beside it is heard, too.
     ok(&shop.on_call(&["freeze", "checkout"]));
     let heard = || Some(ok(&a.tell(&["status", KEY, "--json"]))).filter(|text| text.contains("frozen"));

@@ -177,8 +177,24 @@ impl Records {
     ///
     /// # Errors
     /// The API server does not take it.
-    pub(super) async fn apply(&self, workload: &WorkloadName, entry: &Entry, signed: &SignedRecord) -> Result<(), Unavailable> {
+    pub(super) async fn apply(
+        &self,
+        public: &Public,
+        workload: &WorkloadName,
+        entry: &Entry,
+        signed: &SignedRecord,
+    ) -> Result<(), Unavailable> {
         let name = name(workload, &entry.release, &entry.content);
+        // Another replica, that was slow or cut off, may come late with an older word: it must not stand.
+        let found = self.api.get_opt(&name).await.map_err(|error| unavailable(&format!("ReleaseRecord {name}"), &error))?;
+        // A template that was too large has no object.
+        let Some(found) = found else { return Ok(()) };
+        let text = |field: &str| found.data["status"][field].as_str().unwrap_or_default().to_owned();
+        let known = SignedRecord { record: text("record"), signature: text("signature") };
+        let newer = |known: Entry| known.release == entry.release && known.since.mono > entry.since.mono;
+        if Entry::trusted(public, workload, &known).is_ok_and(newer) {
+            return Ok(());
+        }
         let status = RecordStatus {
             standing: Some(entry.standing),
             quarantined: entry.quarantined,
@@ -186,15 +202,13 @@ impl Records {
             record: Some(signed.record.clone()),
             signature: Some(signed.signature.clone()),
         };
-        let patch = Patch::Merge(json!({"status": status}));
+        let patch = Patch::Merge(json!({"metadata": {"resourceVersion": found.metadata.resource_version}, "status": status}));
         match self
             .api
             .patch_status(&name, &PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() }, &patch)
             .await
         {
             Ok(_) => Ok(()),
-            // A template that was too large has no object.
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(error) => Err(unavailable(&format!("ReleaseRecord {name}"), &error)),
         }
     }

@@ -58,6 +58,8 @@ struct Inner {
     offered: Mutex<BTreeMap<String, DynamicObject>>,
     troubles: Mutex<BTreeMap<String, String>>,
     recovering: tokio::sync::Mutex<()>,
+    /// One at a time: an older ledger record must not be written after a newer one.
+    draining: tokio::sync::Mutex<()>,
 }
 
 /// What is known of the status of one guard.
@@ -116,7 +118,8 @@ impl Store {
 
     fn new(client: Client, namespace: &str, local: local::Store, public: Public, signs: bool) -> Self {
         let (records, proofs) = (Records::new(client.clone(), namespace), Proofs::new(client.clone(), namespace));
-        let (seats, offered, troubles, recovering) = (Mutex::default(), Mutex::default(), Mutex::default(), tokio::sync::Mutex::default());
+        let (recovering, draining) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
+        let (seats, offered, troubles) = (Mutex::default(), Mutex::default(), Mutex::default());
         Self(Arc::new(Inner {
             client,
             namespace: namespace.to_owned(),
@@ -129,6 +132,7 @@ impl Store {
             offered,
             troubles,
             recovering,
+            draining,
         }))
     }
 
@@ -234,6 +238,7 @@ impl Store {
 
     /// Signs what a command line decided while no controller ran. Tightening only: see [`reconcile`].
     async fn sign_again(&self, key: &str, unsigned: &[LedgerRecord]) {
+        let _alone = self.0.draining.lock().await;
         for record in unsigned {
             let signed = async {
                 self.create(key, record).await?;
@@ -245,7 +250,7 @@ impl Store {
                     seat.pending.retain(|(known, _)| known.release != entry.release);
                     seat.pending.push((entry.clone(), signed.clone()));
                 }
-                self.0.records.apply(&workload, &entry, &signed).await
+                self.0.records.apply(&self.0.public, &workload, &entry, &signed).await
             };
             if let Err(error) = signed.await {
                 tracing::warn!(rollout = key, release = %record.release.id, %error, "a ledger record is not signed yet");
@@ -531,6 +536,7 @@ impl Store {
         if !self.0.signs {
             return Ok(Drained::default());
         }
+        let _alone = self.0.draining.lock().await;
         let busy: Vec<(String, Seat)> = {
             let seats = lock(&self.0.seats);
             seats
@@ -543,8 +549,13 @@ impl Store {
             let leaves: Vec<Leaf> = seat.undrained.iter().filter_map(|line| Leaf::of(line).ok()).collect();
             self.0.local.testify(&format!("{key}@{}", seat.uid), seat.revision, leaves).await?;
             let mut applied = Vec::new();
-            for (entry, signed) in &seat.pending {
-                match self.0.records.apply(&seat.workload, entry, signed).await {
+            for (at, (entry, signed)) in seat.pending.iter().enumerate() {
+                // Only the newest of each release counts.
+                if seat.pending[at + 1..].iter().any(|(later, _)| later.release == entry.release && later.content == entry.content) {
+                    applied.push(signed.clone());
+                    continue;
+                }
+                match self.0.records.apply(&self.0.public, &seat.workload, entry, signed).await {
                     Ok(()) => applied.push(signed.clone()),
                     Err(error) => tracing::warn!(rollout = key, release = %entry.release, %error, "a ledger record waits in the status"),
                 }
