@@ -19,7 +19,7 @@ use super::answer::Fault;
 use super::scene::{Scene, arm_of};
 use super::{ARM_OF, COPY_OF, RELEASE};
 use crate::core::release::ReleaseId;
-use crate::core::spec::{Percent, Route};
+use crate::core::spec::{Percent, Route, Strategy};
 use crate::core::work::{Effect, Fence};
 use crate::world::perform::Subjects;
 
@@ -84,6 +84,10 @@ fn is_safe(effect: &Effect, weights: &Weights) -> bool {
 /// Gives each release its share.
 pub(super) async fn put(access: &Access, subjects: &Subjects, effect: &Effect, weights: &Weights) -> Result<bool, Fault> {
     let (kind, workload) = super::scene::object(&subjects.guard.spec.workload)?;
+    // What is observed has nothing that moves its traffic: it follows the pods.
+    if matches!(subjects.guard.spec.strategy, Strategy::Observe(_)) {
+        return Ok(false);
+    }
     let moved_by = route(subjects)?;
     let safe = is_safe(effect, weights);
     let Some((routed, route_name)) = routed(moved_by) else {
