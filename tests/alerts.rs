@@ -178,7 +178,7 @@ fn the_shipped_rules_and_routes_are_valid() {
     assert_eq!(route(&["alertname=DiskFull"]), "people");
 }
 
-/// Names of metrics in a PromQL text that begin with backstop's prefix.
+/// Names of metrics in a query that begin with backstop's prefix.
 fn own_metrics(text: &str) -> BTreeSet<String> {
     let words = text.split(|character: char| !(character.is_ascii_alphanumeric() || character == '_'));
     words.filter(|word| word.starts_with("backstop_")).map(str::to_owned).collect()
