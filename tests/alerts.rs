@@ -178,7 +178,7 @@ fn the_shipped_rules_and_routes_are_valid() {
     assert_eq!(route(&["alertname=DiskFull"]), "people");
 }
 
-/// Names of metrics in a PromQL text that begin with backstop's prefix.
+/// Names of metrics in a query that begin with backstop's prefix.
 fn own_metrics(text: &str) -> BTreeSet<String> {
     let words = text.split(|character: char| !(character.is_ascii_alphanumeric() || character == '_'));
     words.filter(|word| word.starts_with("backstop_")).map(str::to_owned).collect()
@@ -242,4 +242,26 @@ fn rules_dashboard_and_readme_name_the_metrics_that_there_are() {
         .map(|(name, _)| format!("backstop_{name}"))
         .collect();
     assert_eq!(told, families, "the README tells every one");
+}
+
+#[test]
+fn probes_and_numbers_are_open_and_nothing_else_is() {
+    let port = bed::free_port();
+    let rollouts = bed::repository("rollouts");
+    let server =
+        bed::Server::start("backstop", std::path::Path::new(env!("CARGO_BIN_EXE_backstop")), port, "/healthz", |folder, command| {
+            command.args(["run", "--probes", &format!("127.0.0.1:{port}"), "--data-dir"]).arg(folder.join("data"));
+            command.arg("--specs").args(["canary-process.yaml", "policy.yaml", "sources.yaml"].map(|file| rollouts.join(file)));
+            Ok(())
+        });
+    assert_eq!(bed::get(port, "/readyz").unwrap().0, 200);
+    assert_eq!(bed::get(port, "/v1/rollouts").unwrap().0, 404, "no verb is served there");
+    let numbers = || bed::get(port, "/metrics").unwrap().1;
+    let shows = |line: &str| bed::eventually(PATIENCE, || numbers().contains(line).then_some(())).is_some();
+    for line in
+        ["backstop_ready 1", "backstop_rollouts{phase=\"Idle\"} 1", "backstop_queue_depth 0", "backstop_commits_total{outcome=\"done\"} "]
+    {
+        assert!(shows(line), "{line} in {}", numbers());
+    }
+    drop(server);
 }

@@ -17,6 +17,8 @@ const PROCESS: &str = "{process: {listen: '127.0.0.1:0', artifacts: {registry: {
 /// A guard whose selectors are these, its source, and the policy that it needs.
 fn documents(total: &str, by: &str, workload: &str, url: &str) -> String {
     let policy = fs::read_to_string(bed::repository("rollouts/policy.yaml")).unwrap();
+    let drives = workload == PROCESS;
+    let strategy = if drives { "{canary: {steps: [{weight: 5%, bake: 2m}]}}" } else { "{observe: {}}" };
     format!(
         "{policy}\n---\napiVersion: backstop.dev/v1alpha1\nkind: GuardSource\nmetadata: {{name: metrics}}\n\
          spec: {{prometheus: {{url: '{url}', scrapeInterval: 1s}}}}\n---\n\
@@ -24,7 +26,7 @@ fn documents(total: &str, by: &str, workload: &str, url: &str) -> String {
          workload: {workload}\n  arms: {{by: {by}}}\n  source: metrics\n  objectives:\n    - name: availability\n      good: 99%\n      \
          ratio: {{bad: 'http_requests_total{{code=\"503\"}}', total: '{total}'}}\n    - name: latency\n      good: 98%\n      \
          histogram: {{metric: http_request_duration_seconds, within: 250ms}}\n  \
-         strategy: {{observe: {{}}}}\n  watch: {{for: 30m, holdback: 0%}}\n  attestation: {{policy: release}}\n"
+         strategy: {strategy}\n  watch: {{for: 30m}}\n  attestation: {{policy: release}}\n"
     )
 }
 

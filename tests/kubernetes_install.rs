@@ -270,3 +270,37 @@ fn while_a_revert_runs_only_override_hold_supersedes() {
     let again = shop.agent.kubectl(&["set", "image", "deployment/checkout", "--namespace=shop", &format!("main={}", image('c'))], "");
     assert!(again.is_ok(), "then everybody deploys again: {again:?}");
 }
+
+#[test]
+fn on_call_reverts_past_the_policies_and_an_agent_cannot_pretend_to() {
+    if let Some(missing) = cluster::missing() {
+        return bed::skip("on_call_reverts_past_the_policies_and_an_agent_cannot_pretend_to", missing);
+    }
+    let shop = guarded();
+    let set = ["set", "image", "deployment/checkout", "--namespace=shop", &format!("main={}", image('b'))];
+    shop.agent.kubectl(&set, "").expect("an agent deploys");
+    let checkout = || shop.cluster.get("deployment", &["checkout", "--namespace=shop"]);
+    assert_eq!(checkout()["spec"]["paused"], true);
+    // What the command line writes without the controller.
+    let revert = json!({
+        "metadata": {"annotations": {"backstop.dev/fences": "{\"generation\":1}", "backstop.dev/written": "v1"}},
+        "spec": {"paused": null, "template": {"spec": {"containers": [{"name": "main", "image": image('a')}]}}},
+    })
+    .to_string();
+    let turn = json!({"metadata": {"annotations": {"backstop.dev/fences": "{\"generation\":1}"}}, "spec": {"selector": {"app": "other"}}})
+        .to_string();
+    let patch = |user: &User, kind: &str, patch: &str| user.kubectl(&["patch", kind, "checkout", "--namespace=shop", "--patch", patch], "");
+    assert!(patch(&shop.agent, "deployment", &revert).expect_err("an agent does not").contains("backstop's own"));
+    assert!(patch(&shop.agent, "service", &turn).expect_err("nor with the Service").contains("override-hold"));
+    let alice = shop.cluster.user("alice");
+    shop.cluster.kubectl(&["create", "rolebinding", "oncall", "--namespace=shop", "--clusterrole=backstop-oncall", "--group=people"]);
+    let done = bed::eventually(SOON, || patch(&alice, "deployment", &revert).ok());
+    assert!(done.is_some(), "on call they revert: {:?}", patch(&alice, "deployment", &revert));
+    let now = checkout();
+    assert!(now["spec"]["paused"].is_null(), "and it goes on: {now}");
+    assert_eq!(now["metadata"]["annotations"]["backstop.dev/requester"], "alice");
+    patch(&alice, "service", &turn).expect("with the Service, too");
+    // A plain change by the same person is paused like anybody's.
+    alice.kubectl(&set, "").expect("they may deploy");
+    assert_eq!(checkout()["spec"]["paused"], true);
+}

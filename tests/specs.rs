@@ -55,6 +55,32 @@ fn custom_resources_are_as_before() {
     golden(&root().join("tests/golden/crds.yaml"), &text).unwrap();
 }
 
+/// What a cluster is given; a change here is a change of somebody's rights.
+#[test]
+fn an_installation_is_as_before() {
+    let install = backstop::spec::install::Install {
+        namespace: "backstop-system".into(),
+        namespaces: vec!["shop".into()],
+        image: format!("registry.example/backstop@sha256:{}", "9".repeat(64)),
+        replicas: 2,
+        log_volume: Some("1Gi".into()),
+    };
+    // The definitions have a golden file of their own.
+    let mut objects = install.objects().unwrap();
+    objects.retain(|one| one["kind"] != "CustomResourceDefinition");
+    golden(&root().join("tests/golden/install.yaml"), &backstop::spec::write::documents(&objects)).unwrap();
+}
+
+#[test]
+fn the_documentation_tells_the_rights_that_are_asked_for() {
+    let path = root().join("ARCHITECTURE.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once("<!-- rights -->\n").expect("ARCHITECTURE.md has a table of rights");
+    let (_, after) = rest.split_once("<!-- /rights -->").expect("the table ends");
+    let right = format!("{before}<!-- rights -->\n{}<!-- /rights -->{after}", backstop::spec::install::access::markdown());
+    golden(&path, &right).unwrap();
+}
+
 #[test]
 fn every_broken_file_gives_its_golden_errors() {
     let files = yaml_files("tests/golden/broken");

@@ -157,8 +157,8 @@ mod tests {
         assert_eq!(names(false)[5..], members);
         assert_eq!(names(true), names(false));
         assert_eq!(super::admission_objects("elsewhere"), documents);
-        let named = |policy: &&serde_json::Value| members.iter().any(|name| policy["metadata"]["name"] == *name);
-        for policy in documents.iter().filter(|one| one["spec"].get("failurePolicy").is_some() && !named(one)) {
+        let of_members = |policy: &&serde_json::Value| members.iter().any(|name| policy["metadata"]["name"] == *name);
+        for policy in documents.iter().filter(|one| one["spec"].get("failurePolicy").is_some() && !of_members(one)) {
             assert_eq!(policy["spec"]["failurePolicy"], "Fail");
             let conditions = policy["spec"]["matchConditions"].to_string();
             assert!(conditions.contains("system:serviceaccount:elsewhere:backstop"), "{conditions}");

@@ -1,5 +1,7 @@
 //! What the controller may do in a cluster, and why. The one table: RBAC, readiness and the documentation are read from it.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value as Json, json};
 
 /// Where objects of a kind are that the controller touches.
@@ -46,7 +48,7 @@ const fn access(
 }
 
 /// Everything that is used. Self-reviews (`selfsubjectreviews`, `selfsubjectaccessreviews`) are open to everybody who is authenticated.
-pub const TABLE: [Access; 26] = [
+pub const TABLE: [Access; 25] = [
     access(("", "secrets"), Place::Own, &["get", "create"], NOTHING, "the signing key, and credentials that a GuardSource names"),
     access(("", "configmaps"), Place::Own, MAKE, &["get", "list"], "the public key, evidence, and freezes of wider scopes"),
     access(("backstop.dev", "releaserecords"), Place::Own, &["get", "list", "watch", "create"], &["get", "list"], "the ledger"),
@@ -75,7 +77,6 @@ pub const TABLE: [Access; 26] = [
         "ConfigMaps that were opted in go back with a release",
     ),
     access(("", "resourcequotas"), Place::Guarded, &["list"], NOTHING, "whether a restore has room"),
-    access(("policy", "poddisruptionbudgets"), Place::Guarded, &["list"], NOTHING, "whether a restore may replace pods"),
     access(
         ("autoscaling", "horizontalpodautoscalers"),
         Place::Guarded,
@@ -118,6 +119,23 @@ pub fn rules(place: Place) -> Vec<Json> {
 /// The rules that a revert needs in a place.
 pub fn revert_rules(place: Place) -> Vec<Json> {
     TABLE.iter().filter(|one| one.place == place && !one.revert.is_empty()).map(|one| one.rule(one.revert)).collect()
+}
+
+/// The table in Markdown, for the documentation.
+pub fn markdown() -> String {
+    let mut text = String::from("| resource | where | the controller may | a revert needs | what for |\n|---|---|---|---|---|\n");
+    for one in TABLE {
+        let group = if one.group.is_empty() { String::new() } else { format!(".{}", one.group) };
+        let (resource, subresource) = one.resource.split_once('/').map_or((one.resource, String::new()), |(a, b)| (a, format!("/{b}")));
+        let place = match one.place {
+            Place::Own => "own",
+            Place::Guarded => "guarded",
+            Place::Cluster => "cluster",
+        };
+        let revert = if one.revert.is_empty() { "–".to_owned() } else { one.revert.join(", ") };
+        let _ = writeln!(text, "| `{resource}{group}{subresource}` | {place} | {} | {revert} | {} |", one.verbs.join(", "), one.why);
+    }
+    text
 }
 
 #[cfg(test)]

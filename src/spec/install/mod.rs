@@ -82,17 +82,17 @@ impl Install {
     /// The controller's rights. Roles only, but for what is outside of namespaces, unless every namespace is guarded.
     fn rights(&self) -> Vec<Json> {
         let (own, guarded, cluster) = (access::rules(Place::Own), access::rules(Place::Guarded), access::rules(Place::Cluster));
-        let mut objects = vec![role(Some(&self.namespace), "backstop", own), self.binding(Some(&self.namespace), "backstop")];
+        let mut objects = vec![role(Some(&self.namespace), "backstop", &own), self.binding(Some(&self.namespace), "backstop")];
         for namespace in &self.namespaces {
             // Its own namespace may be guarded too.
-            objects.push(role(Some(namespace), "backstop-guard", guarded.clone()));
+            objects.push(role(Some(namespace), "backstop-guard", &guarded));
             objects.push(self.binding(Some(namespace), "backstop-guard"));
         }
         if self.namespaces.is_empty() {
-            objects.push(role(None, "backstop-guard", guarded));
+            objects.push(role(None, "backstop-guard", &guarded));
             objects.push(self.binding(None, "backstop-guard"));
         }
-        objects.push(role(None, "backstop-documents", cluster));
+        objects.push(role(None, "backstop-documents", &cluster));
         objects.push(self.binding(None, "backstop-documents"));
         objects
     }
@@ -112,7 +112,7 @@ impl Install {
     }
 }
 
-fn role(namespace: Option<&str>, name: &str, rules: Vec<Json>) -> Json {
+fn role(namespace: Option<&str>, name: &str, rules: &[Json]) -> Json {
     let kind = if namespace.is_some() { "Role" } else { "ClusterRole" };
     let mut role = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": {"name": name, "labels": labels()}, "rules": rules,

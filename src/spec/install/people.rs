@@ -23,7 +23,7 @@ pub(super) fn roles(namespace: &str) -> Vec<Json> {
     sre.push(backstop(&["guardpolicies", "guardsources", "flagtargets", "releaserecords"], &["loosen"]));
     sre.push(backstop(&["guardedrollouts", "guardpolicies", "guardsources", "flagtargets"], &["create", "update", "patch", "delete"]));
     let agent = vec![backstop(&["guardedrollouts"], &["get", "list", "watch", "ask"])];
-    let mut own = role(Some(namespace), "backstop-oncall", records);
+    let mut own = role(Some(namespace), "backstop-oncall", &records);
     own["metadata"]["labels"] = labels();
-    vec![role(None, "backstop-oncall", oncall), own, role(None, "backstop-sre", sre), role(None, "backstop-agent", agent)]
+    vec![role(None, "backstop-oncall", &oncall), own, role(None, "backstop-sre", &sre), role(None, "backstop-agent", &agent)]
 }

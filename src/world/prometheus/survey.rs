@@ -86,9 +86,9 @@ impl Prometheus {
     async fn by(&self, label: &str, selector: &str) -> Result<BTreeMap<String, u64>, LookFault> {
         let mut name = String::new();
         if is_classic(label) {
-            name.push_str(label)
+            name.push_str(label);
         } else {
-            push_quoted(&mut name, label)
+            push_quoted(&mut name, label);
         }
         let found = self.counted(&format!("count by ({name}) ({selector})")).await?;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a count
