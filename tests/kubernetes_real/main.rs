@@ -2,6 +2,7 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+mod canary;
 #[path = "../cluster/mod.rs"]
 mod cluster;
 mod guarded;
