@@ -64,7 +64,7 @@ impl Shop {
         let pods = || self.pods().into_iter().filter(|pod| pod["spec"]["containers"][0]["image"] == image).collect::<Vec<_>>();
         let ready = || (self.pods().len() == count && pods().iter().filter(|pod| cluster::is_ready(pod)).count() == count).then(pods);
         let found = bed::eventually(SOON, ready).unwrap_or_else(|| panic!("no {count} pods of {image}: {:?}", self.pods()));
-        found.iter().map(|pod| name(pod)).collect()
+        found.iter().map(name).collect()
     }
 
     /// The pods of the service that are not about to go.
