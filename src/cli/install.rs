@@ -31,7 +31,7 @@ pub struct Args {
 
 pub(super) fn run(args: Args, global: &Global) -> Result<Exit, Error> {
     let install = Install {
-        namespace: global.namespace.clone(),
+        namespace: global.system_namespace.clone(),
         namespaces: args.namespaces,
         image: args.image,
         replicas: args.replicas,

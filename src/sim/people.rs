@@ -67,9 +67,9 @@ fn one(life: &mut Life) {
         23 | 24 => change_policy(life),
         25 => change_document(life),
         26 => {
-            let lie = random.pick(&[None, Some(Lie::Nan), Some(Lie::Frozen), Some(Lie::Empty), Some(Lie::Future)]);
+            let metrics = random.pick(&[None, Some(Lie::Nan), Some(Lie::Frozen), Some(Lie::Empty), Some(Lie::Future)]);
             life.world.traffic.lied |= life.world.traffic.lie.is_some();
-            life.world.traffic.lie = lie.map(|lie| (lie, life.world.now));
+            life.world.traffic.lie = metrics.map(|lie| (lie, life.world.now));
         }
         27 => {
             let running: Vec<ReleaseId> = life.world.members.keys().cloned().collect();

@@ -69,7 +69,7 @@ fn pod(install: &Install) -> Json {
 fn container(install: &Install) -> Json {
     let mut arguments: Vec<String> = [
         "--kubernetes",
-        "--namespace",
+        "--system-namespace",
         &install.namespace,
         "--data-dir",
         DATA,
