@@ -195,7 +195,7 @@ async fn act(verb: Verb, context: &Context) -> Result<Exit, Error> {
         Verb::Host(args) => host::run(args, context).await,
         Verb::Deploy(args) => deploy::run(args, context).await,
         Verb::Status(args) => status::run(args, context).await,
-        Verb::Revert(args) => revert::run(args, context).await,
+        Verb::Revert(args) => Box::pin(revert::run(args, context)).await,
         Verb::Pause(args) => pause::run(args, context).await,
         Verb::Resume(args) => resume::run(args, context).await,
         Verb::Promote(args) => promote::run(args, context).await,

@@ -357,7 +357,7 @@ async fn newer(seen: &mut Option<watch::Receiver<u64>>, known: u64) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 fn look_at(machine: &Machine) -> (View, RevertPlan) {

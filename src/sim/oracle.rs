@@ -184,7 +184,7 @@ impl Oracle {
         }
         match machine.workload().arms.get(stable) {
             Some(health) if health.ready == 0 => {
-                Err(Violation::of(Invariant::I11, format!("{} gets traffic, and no member of stable can serve", candidate)))
+                Err(Violation::of(Invariant::I11, format!("{candidate} gets traffic, and no member of stable can serve")))
             }
             _ => Ok(()),
         }

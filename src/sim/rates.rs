@@ -209,8 +209,7 @@ fn wrong(thin: u64, cells: &mut Vec<Cell>) {
     }
     let hours = (20_000 / thin).max(100);
     // Exactly where each test alone must still be right once in a thousand hours; the other is over its bound by its data.
-    type Boundary = (&'static str, fn(u64) -> (f64, f64));
-    let boundaries: [Boundary; 2] =
+    let boundaries: [(&'static str, Bad); 2] =
         [("the objective: 1 %, stable without errors", |_| (0.01, 0.0)), ("the comparison: 3 % to 2 %", |_| (0.03, 0.02))];
     for (name, bad) in boundaries {
         cells.push(Box::new(move || {
@@ -253,9 +252,11 @@ fn within(what: String, (median, bad, _): (Option<u64>, u64, f64), most: u64) ->
     }
 }
 
+/// The shares of bad requests of candidate and stable in a second.
+type Bad = fn(u64) -> (f64, f64);
+
 fn detection(thin: u64, cells: &mut Vec<Cell>) {
     let runs = (400 / thin).max(41);
-    type Bad = fn(u64) -> (f64, f64);
     let shares: [(&str, Bad); 3] = [("2 %", |_| (0.02, 0.001)), ("5 %", |_| (0.05, 0.001)), ("20 %", |_| (0.2, 0.001))];
     // Medians in seconds by scrape interval, rate and share, of 1,000 runs each.
     let known: [(u64, [[u64; 3]; 4]); 3] = [

@@ -1,5 +1,6 @@
 //! Several writers, one revision; many at once; what is written is read back.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use backstop::core::work::{EffectId, Notice};
@@ -96,7 +97,7 @@ async fn a_wrong_revision_loses_and_says_what_is_in_place() {
     commit_up_to(&store, KEY, 0, 3).await.unwrap();
     assert_eq!(store.commit(KEY, &commit(KEY, 0)).await, Err(CommitError::LostSwap { found: 3 }));
     let mut odd = commit(KEY, 3);
-    odd.state.revision = 7;
+    Arc::make_mut(&mut odd.state).revision = 7;
     assert!(matches!(store.commit(KEY, &odd).await, Err(CommitError::Unavailable(what)) if what.contains("must be 4")));
 }
 
@@ -168,7 +169,7 @@ async fn recovery_is_safe_to_repeat_and_keeps_what_was_overtaken() {
     // An answer that got lost, and one that another controller overtook.
     store.spool(KEY, &commit(KEY, 2)).await;
     let mut other = commit(KEY, 1);
-    other.state.generation = 9;
+    Arc::make_mut(&mut other.state).generation = 9;
     store.spool(KEY, &other).await;
     let recovered = store.recover().await.unwrap();
     assert_eq!((recovered.committed, recovered.already, recovered.lost.len()), (0, 1, 1));

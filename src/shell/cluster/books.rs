@@ -72,7 +72,9 @@ impl Books {
     pub(super) fn loaded(&self, stamped: bool) -> Loaded {
         let mut rollouts = usable(&self.rollouts);
         if !stamped {
-            rollouts.values_mut().for_each(|(_, rollout)| rollout.strategy = Strategy::Observe(crate::core::spec::Observe {}));
+            for (_, rollout) in rollouts.values_mut() {
+                rollout.strategy = Strategy::Observe(crate::core::spec::Observe {});
+            }
         }
         Loaded::kept(rollouts, usable(&self.policies), usable(&self.sources), usable(&self.flags))
     }

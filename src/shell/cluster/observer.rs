@@ -134,13 +134,13 @@ impl Observer {
         let known = [&view.0.stable, &view.0.candidate].into_iter().flatten().any(|one| one.id == release.id);
         if view.0.stable.is_none() && view.0.candidate.is_none() {
             ordinary.send(Input::Found(release.clone())).await.map_err(|_| Gone {})?;
-        } else if !seen.own && !(is_first && known) {
+        } else if !(seen.own || is_first && known) {
             let request = self.request(&seen, &release);
             tracing::info!(rollout = self.key, release = %release, actor = %request.actor, "the template changed");
             let answer = self.shared.handle.ask(&self.key, Input::Deployed(Deployed { release: release.clone(), request })).await;
             match answer {
                 Ok(answer) => {
-                    tracing::info!(rollout = self.key, accepted = answer.accepted, code = answer.reason.code(), "{}", answer.reason)
+                    tracing::info!(rollout = self.key, accepted = answer.accepted, code = answer.reason.code(), "{}", answer.reason);
                 }
                 Err(error) => {
                     tracing::warn!(rollout = self.key, %error, "the deployment is told again");

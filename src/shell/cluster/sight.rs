@@ -49,7 +49,9 @@ impl Sight {
         let bells = self.bells();
         for name in [workload, bare] {
             if let Some(guards) = bells.get(&(namespace.to_owned(), name.to_owned())) {
-                guards.values().for_each(|bell| bell.notify_one());
+                for bell in guards.values() {
+                    bell.notify_one();
+                }
             }
         }
     }

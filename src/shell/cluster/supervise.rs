@@ -182,25 +182,22 @@ impl Supervisor {
         let known = report::is_known(&conditions, self.trouble.get(&key).map(String::as_str));
         let glance = Glance { urgent, conditions, generation: object.metadata.generation };
         let before = self.seen.insert(key.clone(), glance).is_some_and(|before| before.urgent);
-        match self.running.get(&key) {
-            Some(running) => {
-                let known = self.store().map_or(0, |store| store.revision(&key));
-                let revision = Store::revision_of(&object);
-                if revision > known {
-                    running.revision.send_replace(revision);
-                }
+        if let Some(running) = self.running.get(&key) {
+            let known = self.store().map_or(0, |store| store.revision(&key));
+            let revision = Store::revision_of(&object);
+            if revision > known {
+                running.revision.send_replace(revision);
             }
-            None => {
-                if breached && !before {
-                    // A neighbour's breach counts for the breaker, whichever replica saw it.
-                    if let Some(source) = object.data["spec"]["source"].as_str() {
-                        self.shared.neighbours.watch(&key, source);
-                    }
-                    self.shared.neighbours.breached(&key, self.shared.world.clock().now().mono);
+        } else {
+            if breached && !before {
+                // A neighbour's breach counts for the breaker, whichever replica saw it.
+                if let Some(source) = object.data["spec"]["source"].as_str() {
+                    self.shared.neighbours.watch(&key, source);
                 }
-                if let Some(store) = self.store() {
-                    store.offer(&key, object);
-                }
+                self.shared.neighbours.breached(&key, self.shared.world.clock().now().mono);
+            }
+            if let Some(store) = self.store() {
+                store.offer(&key, object);
             }
         }
         urgent != before || !known
@@ -275,7 +272,9 @@ impl Supervisor {
         }
         let ended: Vec<String> =
             self.running.iter().filter(|(_, running)| running.task.is_finished()).map(|(key, _)| key.clone()).collect();
-        ended.iter().for_each(|key| drop(self.running.remove(key)));
+        for key in &ended {
+            self.running.remove(key);
+        }
         let start: Vec<String> =
             wanted.into_iter().filter(|(key, _)| !self.running.contains_key(*key)).map(|(key, _)| key.clone()).collect();
         for key in start {
@@ -343,7 +342,7 @@ impl Task {
         };
         let eyes = tokio::spawn(observer.run(ordinary_in, stop.clone()));
         tracing::debug!(rollout = self.key, "guarded here");
-        rollout.following(revision).run(ordinary, stop).await;
+        Box::pin(rollout.following(revision).run(ordinary, stop)).await;
         eyes.abort();
         self.shared.handle.disconnect(&self.key);
         self.shared.neighbours.forget(&self.key);

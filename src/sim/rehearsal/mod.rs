@@ -232,7 +232,7 @@ impl Rehearsal {
             film.marks = marks(life, begin, revision);
             film.limit = self.limit();
         }
-        self.ended(life, end, begin, reverted_at)
+        Self::ended(life, end, begin, reverted_at)
     }
 
     /// Past all deadlines.
@@ -247,7 +247,7 @@ impl Rehearsal {
         self.guard.spec.objectives.iter().map(|objective| objective.good.rest().fraction()).fold(1.0, f64::min)
     }
 
-    fn ended(&self, life: &Life, end: End, begin: u64, reverted_at: Option<u64>) -> Outcome {
+    fn ended(life: &Life, end: End, begin: u64, reverted_at: Option<u64>) -> Outcome {
         let service = life.world.traffic.service.as_ref();
         let onset = service.and_then(Service::onset).unwrap_or(begin);
         let (served, bad) = service.map(|service| service.candidate_served).unwrap_or_default();

@@ -91,7 +91,6 @@ impl Model {
     /// How many times the limit a release fails, `age` milliseconds after the candidate's first request.
     fn times(self, candidate: bool, slow: bool, age: u64, planned: u64) -> f64 {
         let bad = match self {
-            Self::Healthy | Self::NoTraffic => false,
             Self::Cliff => candidate,
             Self::LateCliff => candidate && age >= self.onset(planned),
             Self::TailLatency => candidate && slow,
@@ -101,7 +100,7 @@ impl Model {
                 let way = (age as f64 / (planned as f64 * BURN).max(1.0)).min(1.0);
                 return HEALTHY + (BAD - HEALTHY) * way;
             }
-            Self::SlowBurn => false,
+            Self::SlowBurn | Self::Healthy | Self::NoTraffic => false,
         };
         if bad { BAD } else { HEALTHY }
     }

@@ -211,7 +211,7 @@ impl Store {
         }
         let kept = self.0.records.list(&self.0.public, &workload).await?;
         let pending = self.pending(&workload, &status);
-        let reconciled = reconcile::reconcile(state, &kept, pending.iter().map(|(entry, _)| entry));
+        let reconciled = reconcile::reconcile(state, &kept, &pending.iter().map(|(entry, _)| entry));
         let seat = Seat {
             version: object.metadata.resource_version.clone().unwrap_or_default(),
             uid: object.metadata.uid.clone().unwrap_or_default(),

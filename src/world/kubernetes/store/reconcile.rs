@@ -40,7 +40,7 @@ pub(super) fn newest<'a>(kept: &[Kept], pending: impl Iterator<Item = &'a Entry>
 }
 
 /// Puts state and signed records together.
-pub(super) fn reconcile<'a>(state: Option<State>, kept: &[Kept], pending: impl Iterator<Item = &'a Entry> + Clone) -> Reconciled {
+pub(super) fn reconcile<'a>(state: Option<State>, kept: &[Kept], pending: &(impl Iterator<Item = &'a Entry> + Clone)) -> Reconciled {
     let mut signed: BTreeMap<ReleaseId, LedgerRecord> = BTreeMap::new();
     let mut order: Vec<ReleaseId> = Vec::new();
     for release in kept.iter().map(|one| &one.release) {
@@ -108,8 +108,8 @@ mod tests {
         Kept { release: record.release.id.clone(), content: Ok((entry.content.clone(), record.release.clone())), entry: Some(Ok(entry)) }
     }
 
-    fn state(records: Vec<LedgerRecord>) -> Option<State> {
-        Some(State { revision: 3, ledger: Ledger::of(records), ..State::new() })
+    fn state(records: Vec<LedgerRecord>) -> State {
+        State { revision: 3, ledger: Ledger::of(records), ..State::new() }
     }
 
     fn believed(reconciled: &Reconciled) -> Vec<(Standing, bool)> {
@@ -120,9 +120,9 @@ mod tests {
     #[test]
     fn a_new_guard_finds_the_ledger_of_the_one_before() {
         let signed = [record(1, Standing::KnownGood, false, 5), record(2, Standing::Bad, true, 9)];
-        let reconciled = reconcile(None, &signed.each_ref().map(kept), [].iter());
+        let reconciled = reconcile(None, &signed.each_ref().map(kept), &[].iter());
         assert_eq!(believed(&reconciled), [(Standing::KnownGood, false), (Standing::Bad, true)]);
-        assert!(reconcile(None, &[], [].iter()).state.is_none());
+        assert!(reconcile(None, &[], &[].iter()).state.is_none());
     }
 
     #[test]
@@ -134,7 +134,7 @@ mod tests {
             record(3, Standing::Bad, true, 9),
             record(4, Standing::KnownGood, false, 9),
         ]);
-        let reconciled = reconcile(forged, &signed.each_ref().map(kept), [].iter());
+        let reconciled = reconcile(Some(forged), &signed.each_ref().map(kept), &[].iter());
         let expected = [(Standing::Unproven, false), (Standing::Bad, true), (Standing::Bad, true), (Standing::Unproven, false)];
         assert_eq!(believed(&reconciled), expected);
         let unsigned: Vec<_> = reconciled.unsigned.iter().map(|record| record.release.id.clone()).collect();
@@ -145,7 +145,7 @@ mod tests {
     fn a_state_from_a_backup_forgets_nothing_that_was_signed_since() {
         let signed = [record(1, Standing::Bad, true, 9), record(2, Standing::KnownGood, false, 9)];
         let old = state(vec![record(1, Standing::KnownGood, false, 5)]);
-        let reconciled = reconcile(old, &signed.each_ref().map(kept), [].iter());
+        let reconciled = reconcile(Some(old), &signed.each_ref().map(kept), &[].iter());
         assert_eq!(believed(&reconciled), [(Standing::Bad, true), (Standing::KnownGood, false)]);
     }
 
@@ -154,7 +154,7 @@ mod tests {
         let before = record(1, Standing::Unproven, false, 5);
         let after = record(1, Standing::KnownGood, false, 9);
         let pending = [Entry::of(&after).unwrap()];
-        let reconciled = reconcile(state(vec![after]), &[kept(&before)], pending.iter());
+        let reconciled = reconcile(Some(state(vec![after])), &[kept(&before)], &pending.iter());
         assert_eq!(believed(&reconciled), [(Standing::KnownGood, false)]);
         assert!(reconciled.unsigned.is_empty());
     }
