@@ -1,6 +1,6 @@
 //! What goes wrong, and what must not come of it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -89,7 +89,7 @@ fn a_revert_goes_through_conflicts_throttling_and_errors_and_a_lost_replica() {
     let ready = || shop.log("b").contains("the controller runs").then_some(());
     assert!(bed::eventually(SOON, ready).is_some(), "{}", shop.log("b"));
     a.kill();
-    let killed = Instant::now();
+    let killed = backstop::world::clock::instant();
     restored(&shop, &v1);
     println!("from the kill of the active replica to the template back: {:?}", killed.elapsed());
     drop(b);

@@ -95,7 +95,7 @@ pub(crate) fn commit(before: &State, changed: Vec<LedgerRecord>) -> Commit {
     let state = State { revision, generation: 1, mono: now(revision).mono, ledger: Ledger::of(records), ..before.clone() };
     Commit {
         expected: before.revision,
-        state: Box::new(state),
+        state: state.into(),
         records: vec![
             record(Event::Input(Box::new(command)), None),
             record(Event::Decision { decision: Decision::KnownGood, intervals: Vec::new() }, Some(Reason::Healthy {})),

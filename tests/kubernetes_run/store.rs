@@ -14,7 +14,7 @@ use crate::{bed, cluster};
 async fn put(store: &backstop::world::kubernetes::store::Store, commit: backstop::core::work::Commit) -> State {
     let revision = commit.expected + 1;
     assert_eq!(store.commit(KEY, &commit).await, Ok(Committed { revision }));
-    *commit.state
+    State::clone(&commit.state)
 }
 
 #[tokio::test(flavor = "multi_thread")]
