@@ -260,6 +260,9 @@ impl World {
         for selector in plan.signals.values_mut().flat_map(|signal| signal.counters.values_mut()) {
             selector.matchers.retain(|matcher| matcher.label != NAMESPACE);
             selector.matchers.push(Matcher { label: NAMESPACE.to_owned(), op: MatchOp::Equal, value: namespace.to_owned() });
+            if subjects.guard.spec.arms.by != ArmsBy::Route {
+                selector.matchers.iter_mut().for_each(of_copies_too);
+            }
         }
         let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
         let known = members.get(key);
@@ -383,6 +386,34 @@ impl World {
     }
 }
 
+/// Labels that a source takes from a pod's labels or from its Service's name.
+const OF_TARGETS: [&str; 5] = ["app", "app_kubernetes_io_instance", "app_kubernetes_io_name", "job", "service"];
+
+/// A copy of a workload bears another value of the label that its Services select by, and its Service another name: what was
+/// written for the workload is meant for its copies, too. Which pods count is said by their names.
+fn of_copies_too(matcher: &mut Matcher) {
+    if matcher.op == MatchOp::Equal && !matcher.value.is_empty() && OF_TARGETS.contains(&matcher.label.as_str()) {
+        matcher.op = MatchOp::Regex;
+        matcher.value = format!("{}(-candidate|-baseline)?", regex::escape(&matcher.value));
+    }
+}
+
 fn fault(fault: LookFault) -> Looked {
     Looked { fault: Some(fault), ..Looked::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selector_for_the_workload_is_meant_for_its_copies() {
+        let matcher = |label: &str, value: &str| Matcher { label: label.into(), op: MatchOp::Equal, value: value.into() };
+        let mut job = matcher("job", "shop.checkout");
+        of_copies_too(&mut job);
+        assert_eq!((job.op, job.value.as_str()), (MatchOp::Regex, r"shop\.checkout(-candidate|-baseline)?"));
+        let (mut code, mut none) = (matcher("code", "500"), matcher("job", ""));
+        [&mut code, &mut none].into_iter().for_each(of_copies_too);
+        assert_eq!((code.op, none.op), (MatchOp::Equal, MatchOp::Equal), "what counts stays as it was written");
+    }
 }

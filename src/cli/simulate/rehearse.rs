@@ -17,6 +17,15 @@ use crate::sim::rehearsal::{BAD, End, Film, HEALTHY, Model, Outcome, Rehearsal};
 use crate::spec::{self, CheckReport};
 
 /// What is rehearsed, and how.
+/// Reads the name of a way to fail.
+fn models() -> impl clap::builder::TypedValueParser<Value = Model> {
+    use clap::builder::TypedValueParser as _;
+    clap::builder::PossibleValuesParser::new(Model::ALL.map(Model::name)).map(|name| {
+        // Only the names of models get here.
+        Model::ALL.into_iter().find(|model| model.name() == name).unwrap_or(Model::Healthy)
+    })
+}
+
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
@@ -27,7 +36,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "GUARD", requires = "paths")]
     guard: Option<String>,
     /// Only these ways to fail; the first is drawn [default: all, and cliff is drawn]
-    #[arg(long = "model", value_enum, value_name = "MODEL", requires = "paths", value_delimiter = ',')]
+    #[arg(long = "model", value_parser = models(), value_name = "MODEL", requires = "paths", value_delimiter = ',')]
     models: Vec<Model>,
     /// Requests a second of the whole service
     #[arg(long, default_value_t = 100.0, value_name = "N", value_parser = rate, requires = "paths")]
@@ -79,7 +88,10 @@ impl Args {
         let by = if self.agent { house::agent("bot") } else { house::person("dan") };
         let (mut values, mut exit) = (Vec::new(), Exit::Done);
         for guard in guards {
-            let Some(rehearsal) = Rehearsal::new(&loaded, &guard.guard, guard.scrape_interval, by.clone(), self.rate) else { continue };
+            let (Some((_, spec)), Some(policy)) = (loaded.rollouts.get(&guard.guard), loaded.policy(&guard.guard, &by.actor)) else {
+                continue;
+            };
+            let rehearsal = Rehearsal::new(&guard.guard, spec, policy, guard.scrape_interval, by.clone(), self.rate);
             let models = if self.models.is_empty() { Model::ALL.to_vec() } else { self.models.clone() };
             let bar = progress(models.len() as u64 * runs, global.json);
             bar.set_message(guard.guard.clone());

@@ -26,7 +26,6 @@ use crate::core::release::Release;
 use crate::core::spec::{GuardedRollout, Percent};
 use crate::core::state::{Guard, PhaseKind};
 use crate::core::time::Span;
-use crate::spec::Loaded;
 
 /// How long stable may take to be in place, in seconds.
 const SETTLE: u64 = 3_600;
@@ -136,14 +135,13 @@ pub struct Film {
 }
 
 impl Rehearsal {
-    /// Of the guard `key`, with a deployment by `by`; absent if there is no such guard.
-    pub fn new(loaded: &Loaded, key: &str, interval: Span, by: Request, rate: f64) -> Option<Self> {
-        let (_, spec) = loaded.rollouts.get(key)?;
-        let policy = Policy { attestation: house::policy().attestation, ..loaded.policy(key, &by.actor)? };
+    /// Of the guard `key`, whose document is `spec`, under `policy`, with a deployment by `by`.
+    pub fn new(key: &str, spec: &GuardedRollout, policy: Policy, interval: Span, by: Request, rate: f64) -> Self {
+        let policy = Policy { attestation: house::policy().attestation, ..policy };
         let objectives = policy.objectives_of(spec);
         let spec = Arc::new(GuardedRollout { objectives, ..spec.clone() });
         let guard = Guard { key: key.to_owned(), uid: format!("rehearsal of {key}"), spec, interval };
-        Some(Self { guard, policy, by, rate })
+        Self { guard, policy, by, rate }
     }
 
     /// One life. The film of it is made on the way.
@@ -370,7 +368,8 @@ mod tests {
     fn rehearsal() -> Rehearsal {
         let rollouts = concat!(env!("CARGO_MANIFEST_DIR"), "/rollouts");
         let loaded = crate::spec::load(&[rollouts]);
-        Rehearsal::new(&loaded, "shop/checkout", Span::seconds(1), house::person("dan"), 100.0).unwrap()
+        let (key, by) = ("shop/checkout", house::person("dan"));
+        Rehearsal::new(key, &loaded.rollouts[key].1, loaded.policy(key, &by.actor).unwrap(), Span::seconds(1), by, 100.0)
     }
 
     fn lives(model: Model) -> Vec<Outcome> {

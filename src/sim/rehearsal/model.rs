@@ -25,8 +25,8 @@ const BURN: f64 = 0.5;
 const OUTAGE: u64 = 300_000;
 
 /// A way to fail, or not to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Model {
     /// As good as stable.
     Healthy,
@@ -47,6 +47,20 @@ pub enum Model {
 }
 
 impl Model {
+    /// What people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Cliff => "cliff",
+            Self::LateCliff => "late-cliff",
+            Self::SlowBurn => "slow-burn",
+            Self::TailLatency => "tail-latency",
+            Self::Flapping => "flapping",
+            Self::NoTraffic => "no-traffic",
+            Self::SharedCause => "shared-cause",
+        }
+    }
+
     /// All of them.
     pub const ALL: [Self; 8] = [
         Self::Healthy,
