@@ -16,6 +16,7 @@ use crate::core::machine::{Answer, Machine};
 use crate::core::policy::Policy;
 use crate::core::record::Record;
 use crate::core::release::{Release, ReleaseId};
+use crate::core::replay::Replay;
 use crate::core::state::{Guard, PhaseKind, State};
 use crate::core::time::{Mono, Now, Span};
 use crate::core::work::{Action, Commit, Effect, EffectId, Lane};
@@ -132,6 +133,7 @@ impl Life {
         };
         life.world.start = life.faults.start;
         life.oracle.fighting = replicas > 1;
+        life.oracle.replay = Some(Replay::default());
         for replica in 0..replicas.max(1) {
             let drift = (life.random.share() * 2.0 - 1.0) * life.faults.drift;
             life.replicas.push(Replica {
