@@ -5,7 +5,7 @@ use super::explain::line;
 use super::{Context, context};
 use crate::error::{Error, Exit};
 
-/// Read or verify the audit log
+/// Read, verify or export the audit log
 ///
 /// Every input that changed state, every decision with the numbers that it rests on, every effect; one leaf of a
 /// Merkle tree each, under signed checkpoints.
@@ -13,7 +13,8 @@ use crate::error::{Error, Exit};
 #[command(after_help = "Examples:
   backstop audit show --service shop/checkout --last 20
   backstop audit show --json | jq 'select(.result == \"refused\")'
-  backstop audit verify")]
+  backstop audit verify
+  backstop audit export shop/checkout > checkout.jsonl && backstop replay checkout.jsonl")]
 pub struct Args {
     #[command(subcommand)]
     verb: AuditVerb,
@@ -32,6 +33,11 @@ enum AuditVerb {
     },
     /// Check every leaf, the tree and the signatures of its checkpoints; ends with 1 if something was changed
     Verify,
+    /// Print every entry as a line of JSON, whole: what `backstop replay` reads
+    Export {
+        /// Only of this rollout: `namespace/name`.
+        service: Option<String>,
+    },
 }
 
 #[allow(clippy::unused_async)] // verbs are called alike
@@ -55,6 +61,17 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Error> {
             let report = direct::audit_verify(context)?;
             context.show(&report.value, || report.text.clone())?;
             Ok(report.exit)
+        }
+        AuditVerb::Export { service } => {
+            let entries = direct::export(context, service.as_deref(), &mut |line| context::print(line))?;
+            if entries == 0
+                && let Some(service) = service
+            {
+                return Err(
+                    Error::new(Exit::No, format!("the log has nothing of `{service}`")).hint("`backstop status` lists what it knows")
+                );
+            }
+            Ok(Exit::Done)
         }
     }
 }

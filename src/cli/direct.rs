@@ -285,6 +285,20 @@ pub(super) async fn records(context: &Context, key: Option<&str>) -> Result<Vec<
     Ok(records)
 }
 
+/// Hands out every entry of the log as a line of JSON, with everything that was moved out of it; how many.
+pub(super) fn export(context: &Context, key: Option<&str>, out: &mut dyn FnMut(&str) -> Result<(), Error>) -> Result<u64, Error> {
+    let dir = store_dir(&context.paths)?;
+    let unreadable = |error: &dyn std::error::Error| Error::unreachable("the audit log cannot be read").cause(error.to_string());
+    let filter = Filter { workload: key.map(str::to_owned), ..Filter::default() };
+    let mut count = 0;
+    for entry in audit::show(&dir, filter).map_err(|error| unreadable(&error))? {
+        let whole = entry.map_err(|error| unreadable(&error))?.whole().map_err(|error| unreadable(&error))?;
+        out(&whole.to_string())?;
+        count += 1;
+    }
+    Ok(count)
+}
+
 /// Checks the whole audit log against its keys.
 pub(super) fn audit_verify(context: &Context) -> Result<Report, Error> {
     let dir = store_dir(&context.paths)?;

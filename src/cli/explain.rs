@@ -95,7 +95,7 @@ fn chain_of<'a>(records: &[&'a Record], id: &str) -> Result<Vec<&'a Record>, Err
 pub(super) fn line(record: &Record) -> String {
     let what = match &record.event {
         Event::Input(input) => super::text::brief(&name_of(input), 100),
-        Event::Decision { decision, .. } => format!("decided to {}", decision_word(*decision)),
+        Event::Decision { decision, .. } => format!("decided to {}", decision.words()),
         Event::Wanted(effect) => format!("wanted {}", effect.action.name()),
     };
     let reason = record.reason.as_ref().map(|reason| format!(" · {} {reason}", reason.code())).unwrap_or_default();
@@ -132,26 +132,6 @@ fn name_of(input: &crate::core::input::Input) -> String {
             format!("effect {id} {how}")
         }
         Input::Woke => "time passed".into(),
-    }
-}
-
-fn decision_word(decision: Decision) -> &'static str {
-    match decision {
-        Decision::Admit => "admit",
-        Decision::Refuse => "refuse",
-        Decision::Advance => "advance",
-        Decision::Wait => "wait",
-        Decision::Promote => "promote",
-        Decision::Retreat => "retreat",
-        Decision::Exonerate => "go on",
-        Decision::Revert => "revert",
-        Decision::Skip => "pass over a target",
-        Decision::Choose => "choose a target",
-        Decision::KnownGood => "call it known good",
-        Decision::Recovered => "call it recovered",
-        Decision::Stuck => "ask for a person",
-        Decision::Obey => "obey",
-        Decision::Checkpoint => "take a checkpoint",
     }
 }
 

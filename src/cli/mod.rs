@@ -25,6 +25,7 @@ mod pause;
 mod progress;
 mod promote;
 mod ready;
+mod replay;
 mod resume;
 mod revert;
 mod run;
@@ -153,6 +154,7 @@ pub enum Verb {
     Crd(crd::Args),
     Install(install::Args),
     Audit(audit::Args),
+    Replay(replay::Args),
     Simulate(simulate::Args),
     Completions(completions::Args),
     #[command(hide = true)]
@@ -169,6 +171,7 @@ pub fn run(cli: Cli) -> Result<Exit, Error> {
         // These need no controller, and no folder.
         Verb::Completions(args) => return completions::run(&args),
         Verb::Simulate(args) => return simulate::run(&args, &global),
+        Verb::Replay(args) => return replay::run(&args, &global),
         Verb::Check(args) => return runtime(false)?.block_on(check::run(&args, &global)),
         Verb::Crd(crd::Args {}) => return crd::run(&global),
         Verb::Install(args) => return install::run(args, &global),
@@ -211,9 +214,13 @@ async fn act(verb: Verb, context: &Context) -> Result<Exit, Error> {
         Verb::Verify(args) => verify::run(args, context).await,
         Verb::Explain(args) => explain::run(args, context).await,
         Verb::Audit(args) => audit::run(args, context).await,
-        Verb::Check(_) | Verb::Crd(_) | Verb::Install(_) | Verb::Completions(_) | Verb::Simulate(_) | Verb::SampleService(_) => {
-            Err(Error::internal("this verb was already done"))
-        }
+        Verb::Check(_)
+        | Verb::Crd(_)
+        | Verb::Install(_)
+        | Verb::Replay(_)
+        | Verb::Completions(_)
+        | Verb::Simulate(_)
+        | Verb::SampleService(_) => Err(Error::internal("this verb was already done")),
     }
 }
 

@@ -3,7 +3,10 @@
 mod judge;
 mod picture;
 mod rehearse;
+mod story;
 mod swarm;
+
+use std::path::PathBuf;
 
 use super::Global;
 use crate::error::{Error, Exit};
@@ -21,13 +24,17 @@ use crate::error::{Error, Exit};
   backstop simulate --self
   backstop simulate --self --runs 10000
   backstop simulate --self --seed 12
-  backstop simulate --judge")]
+  backstop simulate --judge
+  backstop simulate --story examples/newer-fix.story")]
 pub struct Args {
     #[command(flatten)]
     rehearse: rehearse::Args,
     /// Simulate backstop itself
     #[arg(long = "self", conflicts_with = "paths")]
     itself: bool,
+    /// Play this story, and print what happened; ends with 1 if an expectation is not met. With PATH: under that guard
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["itself", "judge"])]
+    story: Option<PathBuf>,
     /// Print how often the judge is wrong and how soon it is right, beside what is known of its tests; takes minutes
     #[arg(long, conflicts_with_all = ["paths", "itself"])]
     judge: bool,
@@ -44,6 +51,9 @@ pub struct Args {
 
 /// Does what is asked. Exit 1 if a promise was broken.
 pub(super) fn run(args: &Args, global: &Global) -> Result<Exit, Error> {
+    if let Some(file) = &args.story {
+        return story::run(file, global);
+    }
     if args.rehearse.is_wanted() {
         return args.rehearse.run(args.seed, args.runs.unwrap_or(20), global);
     }

@@ -69,38 +69,54 @@ pub enum Event {
     Wanted(Box<Effect>),
 }
 
-/// The kinds of decisions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum Decision {
+macro_rules! decisions {
+    ($( $(#[doc = $doc:literal])+ $name:ident => $words:literal ; )+) => {
+        /// The kinds of decisions.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+        #[serde(rename_all = "camelCase")]
+        pub enum Decision { $( $(#[doc = $doc])+ $name, )+ }
+
+        impl Decision {
+            /// Every kind.
+            pub const ALL: &'static [Self] = &[ $( Self::$name, )+ ];
+
+            /// What was decided to do, in words.
+            pub fn words(self) -> &'static str {
+                match self { $( Self::$name => $words, )+ }
+            }
+        }
+    };
+}
+
+decisions! {
     /// A candidate goes on trial.
-    Admit,
+    Admit => "admit";
     /// A deployment is turned away.
-    Refuse,
+    Refuse => "refuse";
     /// The next stage.
-    Advance,
+    Advance => "advance";
     /// No forward step for now.
-    Wait,
+    Wait => "wait";
     /// To 100 %.
-    Promote,
+    Promote => "promote";
     /// Weight to 0 without blame.
-    Retreat,
+    Retreat => "retreat";
     /// Back on trial after a retreat.
-    Exonerate,
+    Exonerate => "go on";
     /// Back to known good.
-    Revert,
+    Revert => "revert";
     /// A target was passed over.
-    Skip,
+    Skip => "pass over a target";
     /// A target was chosen.
-    Choose,
+    Choose => "choose a target";
     /// A release is known good.
-    KnownGood,
+    KnownGood => "call it known good";
     /// The objectives hold again after a revert.
-    Recovered,
+    Recovered => "call it recovered";
     /// A person is needed.
-    Stuck,
+    Stuck => "ask for a person";
     /// A command was obeyed.
-    Obey,
+    Obey => "obey";
     /// A checkpoint of the judge.
-    Checkpoint,
+    Checkpoint => "take a checkpoint";
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::input::{Arm, SignalId};
+use super::journal::Journal;
 use super::judge::signal::Signal;
 use super::ledger::LedgerRecord;
 use super::reason::Reason;
@@ -197,6 +198,9 @@ pub struct Commit {
     pub records: Vec<Record>,
     /// Ledger records that are new or changed, to be signed.
     pub ledger: Vec<LedgerRecord>,
+    /// What was taken in since the commit before, for replay.
+    #[serde(default)]
+    pub journal: Journal,
 }
 
 /// What must be done now.

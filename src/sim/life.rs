@@ -16,6 +16,7 @@ use crate::core::machine::{Answer, Machine};
 use crate::core::policy::Policy;
 use crate::core::record::Record;
 use crate::core::release::{Release, ReleaseId};
+use crate::core::replay::Replay;
 use crate::core::state::{Guard, PhaseKind, State};
 use crate::core::time::{Mono, Now, Span};
 use crate::core::work::{Action, Commit, Effect, EffectId, Lane};
@@ -132,6 +133,7 @@ impl Life {
         };
         life.world.start = life.faults.start;
         life.oracle.fighting = replicas > 1;
+        life.oracle.replay = Some(Replay::default());
         for replica in 0..replicas.max(1) {
             let drift = (life.random.share() * 2.0 - 1.0) * life.faults.drift;
             life.replicas.push(Replica {
@@ -184,9 +186,15 @@ impl Life {
 
     /// A fact reaches a living controller; the answer to it, if it is one that is answered.
     pub fn tell(&mut self, input: Input) -> Option<Answer> {
+        let asked = self.tell_and_number(input);
+        self.answers.get(&asked).cloned()
+    }
+
+    /// The same; returns the number that the answer, now or later, will have.
+    pub(super) fn tell_and_number(&mut self, input: Input) -> u32 {
         let alive: Vec<usize> = (0..self.replicas.len()).filter(|replica| self.replicas[*replica].order.is_some()).collect();
         if alive.is_empty() {
-            return None;
+            return u32::MAX;
         }
         let replica = if alive.len() == 1 { alive[0] } else { self.random.pick(&alive) };
         self.asked += 1;
@@ -202,7 +210,7 @@ impl Life {
             let found = if queued { Ok(()) } else { self.oracle.heard(asked, order.machine()) };
             self.hold(found);
         }
-        self.answers.get(&asked).cloned()
+        asked
     }
 
     /// A fact reaches every living controller, as documents and freezes do.
@@ -244,15 +252,28 @@ impl Life {
 
     fn run_until(&mut self, until: u64, reached: impl Fn(&Self) -> bool) -> bool {
         while self.violation.is_none() && !reached(self) {
-            let Some((&(at, serial), _)) = self.queue.first_key_value().filter(|((at, _), _)| *at <= until) else {
-                self.world.now = self.world.now.max(until);
+            if !self.turn(until) {
                 return false;
-            };
-            let Some(event) = self.queue.remove(&(at, serial)) else { return false };
-            self.world.now = self.world.now.max(at);
-            self.happen(event);
+            }
         }
         true
+    }
+
+    /// Lets the next event happen, if it is due until then; otherwise it is then.
+    pub(super) fn turn(&mut self, until: u64) -> bool {
+        let next = self.queue.first_key_value().map(|(key, _)| *key).filter(|(at, _)| *at <= until);
+        let Some(event) = next.and_then(|key| self.queue.remove(&key)) else {
+            self.world.now = self.world.now.max(until);
+            return false;
+        };
+        self.world.now = self.world.now.max(next.map_or(0, |(at, _)| at));
+        self.happen(event);
+        true
+    }
+
+    /// Steps a controller's wall clock, in milliseconds.
+    pub(super) fn step_clock(&mut self, replica: usize, by: i64) {
+        self.replicas[replica].wall_offset += by;
     }
 
     /// The committed state.
@@ -293,6 +314,7 @@ impl Life {
         self.world.registry_lies = false;
         self.world.mend();
         self.world.traffic.lied |= self.world.traffic.lie.take().is_some();
+        self.world.source = super::world::Source::Answers;
         self.world.truth.outage = None;
         self.world.guard.interval = crate::core::time::Span::seconds(1);
         for replica in 1..self.replicas.len() {
@@ -308,7 +330,7 @@ impl Life {
 
     // ------------------------------------------------------------------------------------------------ controllers
 
-    fn start(&mut self, replica: usize) {
+    pub(super) fn start(&mut self, replica: usize) {
         for (before, commit) in self.world.replay_spool() {
             let found = self.oracle.committed(before.as_deref(), &commit, &self.world);
             self.hold(found);
@@ -546,7 +568,7 @@ impl Life {
             Traffic::fault(&mut self.random)
         } else {
             let stale = if self.random.chance(self.faults.look_stale) { self.random.between(1_000, 30_000) } else { 0 };
-            self.world.traffic.look(plan, self.world.now, stale)
+            self.world.look(plan, stale)
         };
         if self.random.chance(self.faults.lost) {
             return;

@@ -15,6 +15,7 @@ pub mod prng;
 pub mod rates;
 pub mod reference;
 pub mod rehearsal;
+pub mod story;
 pub mod swarm;
 pub mod traffic;
 pub mod world;

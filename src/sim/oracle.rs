@@ -13,6 +13,7 @@ use crate::core::machine::{Answer, Machine};
 use crate::core::reason::{Reason, Verdict};
 use crate::core::record::{Decision, Event, Record};
 use crate::core::release::{Digest, ReleaseId};
+use crate::core::replay::{Recorded, Replay};
 use crate::core::spec::Percent;
 use crate::core::state::{Key, Phase, PhaseKind, StageStep, State, Target};
 use crate::core::work::{Action, Commit, Effect, EffectId, EvidenceFrom, Fence, Lane};
@@ -101,6 +102,8 @@ pub struct Oracle {
     pub reverted: BTreeMap<String, u64>,
     /// Steps at the begin of this second.
     pub steps_before: u64,
+    /// What was committed so far, run again from its records; absent where that is left out.
+    pub replay: Option<Replay>,
 }
 
 impl Oracle {
@@ -300,6 +303,7 @@ impl Oracle {
     /// The broken rule.
     pub fn committed(&mut self, before: Option<&State>, commit: &Commit, world: &World) -> Found {
         self.commits += 1;
+        self.replayed(commit)?;
         let after = &*commit.state;
         let first = State::new();
         let before = before.unwrap_or(&first);
@@ -392,6 +396,20 @@ impl Oracle {
             return Err(Violation::of(Invariant::I6, format!("a person's revert, and it is still {phase}")));
         }
         Ok(())
+    }
+
+    /// I10: the records lead to the same decisions and the same state again.
+    fn replayed(&mut self, commit: &Commit) -> Found {
+        let Some(replay) = &mut self.replay else { return Ok(()) };
+        let recorded = Recorded { revision: commit.state.revision, records: commit.records.clone(), journal: commit.journal.clone() };
+        let again = replay.next(&recorded).map_err(|divergence| {
+            let at = divergence.ordinal.map_or(String::new(), |ordinal| format!(", record {ordinal}"));
+            Violation::of(Invariant::I10, format!("revision {}{at}\n{divergence}", divergence.revision))
+        })?;
+        if again.state == commit.state && again.ledger == commit.ledger {
+            return Ok(());
+        }
+        Err(Violation::of(Invariant::I10, format!("revision {}: the decisions are the same, and the state is not", commit.state.revision)))
     }
 
     /// I9: a stage passes no sooner than its bake, by true time.

@@ -35,6 +35,10 @@ pub struct Truth {
     pub outage: Option<(u64, u64, f64)>,
     /// This image exhausts what all share: while it gets requests, everything fails with this share.
     pub harmful: Option<(Digest, f64)>,
+    /// Share of bad requests by image while the flags are in their safe state.
+    pub bad_flipped: BTreeMap<Digest, f64>,
+    /// Whether they are.
+    pub flipped: bool,
     /// Requests a second.
     pub rate: u64,
 }
@@ -58,14 +62,18 @@ pub struct Traffic {
     gains: BTreeMap<ReleaseId, Vec<(u64, u64)>>,
     /// When each release's counters last began again.
     resets: BTreeMap<ReleaseId, u64>,
+    /// Requests that went wrong, whole life.
+    pub failed: u64,
 }
 
 impl Truth {
     /// The share of requests that `release` fails at `now`, alone.
     pub fn own_share(&self, release: &Release, now: u64) -> f64 {
-        match self.bad_images.get(&release.template.image().digest) {
-            Some((share, since)) if now >= *since => *share,
-            _ => 0.0005,
+        let digest = &release.template.image().digest;
+        let flipped = self.bad_flipped.get(digest).filter(|_| self.flipped);
+        match self.bad_images.get(digest) {
+            Some((share, since)) if now >= *since => flipped.map_or(*share, |flipped| flipped.max(*share)),
+            _ => flipped.copied().unwrap_or(0.0005),
         }
     }
 
@@ -100,6 +108,7 @@ impl Traffic {
             let counter = self.counters.entry(release.id.clone()).or_default();
             counter.0 += requests;
             counter.1 += bad;
+            self.failed += bad;
             note(&mut self.served, &release.id, requests);
             match self.gains.get_mut(&release.id) {
                 Some(gains) => gains.push((now, requests)),

@@ -8,14 +8,14 @@ use std::time::Duration;
 use super::house;
 use super::prng::Random;
 use super::traffic::{Traffic, Truth};
-use crate::core::input::{ArmHealth, Observation, Observed, Outcome};
+use crate::core::input::{ArmHealth, LookFault, Looked, Observation, Observed, Outcome};
 use crate::core::policy::Policy;
 use crate::core::record::Record;
 use crate::core::release::{Digest, Release, ReleaseId};
 use crate::core::spec::{FlagAction, Percent};
 use crate::core::state::{Guard, State};
 use crate::core::time::Span;
-use crate::core::work::{Action, Commit, Effect, EffectId, EvidenceFrom, Notice};
+use crate::core::work::{Action, Commit, Effect, EffectId, EvidenceFrom, LookPlan, Notice};
 use crate::host::decide;
 use crate::host::record::WorkloadRecord;
 use crate::host::wire::Ensure;
@@ -28,6 +28,8 @@ pub struct Members {
     pub ready_at: u64,
     /// What is wrong with them for good.
     pub failing: Option<String>,
+    /// So many of them cannot serve.
+    pub unready: u16,
 }
 
 /// The evidence of an image.
@@ -46,11 +48,28 @@ pub struct Evidence {
 pub enum FlagService {
     /// It does as told.
     Obeys,
+    /// It accepts and does nothing, which reading it back shows.
+    Lies,
     /// It refuses.
     Denies,
     /// It does not answer.
     Down,
 }
+
+/// What the metrics source does.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum Source {
+    /// It answers.
+    #[default]
+    Answers,
+    /// It fails each time.
+    Fails(LookFault),
+    /// It knows nothing that is newer than this, in milliseconds.
+    StuckAt(u64),
+}
+
+/// Members of each release.
+const MEMBERS: u16 = 2;
 
 /// The outside world.
 #[derive(Debug)]
@@ -79,8 +98,12 @@ pub struct World {
     pub members: BTreeMap<ReleaseId, Members>,
     /// Images whose members never get ready.
     pub broken: BTreeSet<Digest>,
+    /// Images that the registry has lost: nothing new starts from them.
+    pub gone: BTreeSet<Digest>,
     /// How long members take to get ready.
     pub start: u64,
+    /// The metrics source.
+    pub source: Source,
     /// Evidence by image.
     pub evidence: BTreeMap<Digest, Evidence>,
     /// The registry answers.
@@ -120,7 +143,9 @@ impl World {
             host_back_at: 0,
             members: BTreeMap::new(),
             broken: BTreeSet::new(),
+            gone: BTreeSet::new(),
             start: 500,
+            source: Source::default(),
             evidence: BTreeMap::new(),
             registry: true,
             registry_lies: false,
@@ -136,11 +161,11 @@ impl World {
 
     /// What the host sees of the workload.
     pub fn observed(&self) -> Observed {
-        let wanted = 2;
         let arms = self.host.arms.keys().map(|id| {
             let members = self.members.get(id).cloned().unwrap_or_default();
-            let ready = if members.failing.is_none() && self.now >= members.ready_at { wanted } else { 0 };
-            (id.clone(), ArmHealth { wanted, ready, failing: members.failing })
+            let up = members.failing.is_none() && self.now >= members.ready_at;
+            let ready = if up { MEMBERS.saturating_sub(members.unready) } else { 0 };
+            (id.clone(), ArmHealth { wanted: MEMBERS, ready, failing: members.failing })
         });
         Observed { arms: arms.collect(), weights: self.host.weights.clone(), current: self.host.current.clone() }
     }
@@ -148,7 +173,7 @@ impl World {
     /// Whether a member of `id` can serve.
     pub fn is_live(&self, id: &ReleaseId) -> bool {
         let members = self.members.get(id).filter(|_| self.host.arms.contains_key(id));
-        members.is_some_and(|members| members.failing.is_none() && self.now >= members.ready_at)
+        members.is_some_and(|members| members.failing.is_none() && self.now >= members.ready_at && members.unready < MEMBERS)
     }
 
     /// The share of requests that `id` gets.
@@ -164,7 +189,18 @@ impl World {
     /// One second of requests and of members' lives.
     pub fn second(&mut self, random: &mut Random) {
         let arms = self.arms();
+        let flags = &self.guard.spec.revert.flags;
+        self.truth.flipped = !flags.is_empty() && flags.iter().all(|flag| self.flags.get(&flag.flag) == Some(flag));
         self.traffic.second(random, &self.truth, self.now, &arms);
+    }
+
+    /// What the metrics source answers; `stale` leaves the newest samples out.
+    pub fn look(&self, plan: &LookPlan, stale: u64) -> Looked {
+        match &self.source {
+            Source::Answers => self.traffic.look(plan, self.now, stale),
+            Source::Fails(fault) => Looked { fault: Some(fault.clone()), ..Looked::default() },
+            Source::StuckAt(since) => self.traffic.look(plan, self.now, stale.max(self.now - since)),
+        }
     }
 
     /// A controller starts: what was kept beside the store goes in first.
@@ -214,6 +250,7 @@ impl World {
                     let changed = self.flags.insert(flag.flag.clone(), flag.clone()).as_ref() != Some(flag);
                     Outcome::Done { changed, observed: Observation::Nothing }
                 }
+                FlagService::Lies => later("the flag service said yes, and evaluates as before"),
                 FlagService::Denies => Outcome::Denied("the token may not write".into()),
                 FlagService::Down => later("the flag service does not answer"),
             },
@@ -230,11 +267,12 @@ impl World {
     fn verify(&mut self, release: &Release, from: EvidenceFrom) -> Outcome {
         let digest = release.template.image().digest.clone();
         let registry = self.registry;
-        let evidence = self.evidence.entry(digest).or_default();
+        let evidence = self.evidence.entry(digest.clone()).or_default();
         let facts = match from {
             EvidenceFrom::Origin if !registry => {
                 return Outcome::Transient { what: "the registry does not answer".into(), retry_after: None };
             }
+            EvidenceFrom::Origin if self.gone.contains(&digest) => return Outcome::Invalid("the registry has no such digest".into()),
             EvidenceFrom::Origin => {
                 if self.registry_lies {
                     house::facts(&house::release("other bytes", 0), true)
@@ -261,9 +299,11 @@ impl World {
             return outcome;
         }
         for (id, release) in &after.arms {
-            let broken = self.broken.contains(&release.template.image().digest) || self.misplaced.contains(id);
+            let digest = &release.template.image().digest;
+            let gone = self.gone.contains(digest).then(|| "the image cannot be pulled".to_owned());
+            let broken = (self.broken.contains(digest) || self.misplaced.contains(id)).then(|| "crash loop".to_owned());
             let ready_at = self.now + self.start;
-            self.members.entry(id.clone()).or_insert_with(|| Members { ready_at, failing: broken.then(|| "crash loop".to_owned()) });
+            self.members.entry(id.clone()).or_insert_with(|| Members { ready_at, failing: gone.or(broken), ..Members::default() });
         }
         let stopped: Vec<ReleaseId> = self.members.keys().filter(|id| !after.arms.contains_key(*id)).cloned().collect();
         for id in stopped {

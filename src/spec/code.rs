@@ -119,6 +119,8 @@ codes! {
     FINDS_NOTHING = "LN031";
     /// Series that lack the label by which the arms are told apart.
     NO_ARMS = "LN032";
+    /// A line of a story that cannot be played.
+    STORY = "ST001";
 }
 
 #[cfg(test)]

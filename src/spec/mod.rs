@@ -23,3 +23,4 @@ pub use document::Kind;
 pub use finding::{Finding, Severity};
 pub use load::{Loaded, load, load_text};
 pub use report::{CheckReport, check};
+pub use source::Source;

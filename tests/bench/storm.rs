@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use backstop::core::input::Input;
+use backstop::core::journal::Journal;
 use backstop::core::policy::Policy;
 use backstop::core::spec::GuardedRollout;
 use backstop::core::state::PhaseKind;
@@ -82,8 +83,13 @@ async fn prepare(number: usize, store: &Store, spec: &GuardedRollout, policy: &P
     let key = format!("bench/service-{number}");
     let rollout = Rollout::judged(&key, spec, policy, clock.now());
     let state = rollout.first_state();
-    let commit =
-        Commit { expected: 0, state: std::sync::Arc::new(state.clone()), records: Vec::new(), ledger: state.ledger.records().to_vec() };
+    let commit = Commit {
+        expected: 0,
+        state: std::sync::Arc::new(state.clone()),
+        records: Vec::new(),
+        ledger: state.ledger.records().to_vec(),
+        journal: Journal::default(),
+    };
     store.commit(&key, &commit).await.expect("a commit");
     let guard = rollout.order.machine().guard().clone();
     let mut rollout = rollout.restored(guard, policy, state);

@@ -82,6 +82,7 @@ pub(crate) fn commit(key: &str, expected: u64) -> Commit {
             record(Event::Decision { decision: Decision::Revert, intervals: Vec::new() }, Some(reason), None),
         ],
         ledger: vec![ledger(revision % 3, now(revision), revision.is_multiple_of(2))],
+        journal: backstop::core::journal::Journal::default(),
     }
 }
 

@@ -32,7 +32,15 @@ async fn filled(dir: &Path) -> Store {
 /// A commit with a decision that rests on more than fits a leaf.
 fn large() -> backstop::core::work::Commit {
     let mut commit = commit(KEY, 3);
-    let interval = |edge| Interval { signal: SignalId("availability".into()), edge, scored: true, candidate: None, stable: None };
+    let interval = |edge| Interval {
+        signal: SignalId("availability".into()),
+        edge,
+        scored: true,
+        candidate: None,
+        stable: None,
+        candidate_lacks: None,
+        stable_lacks: None,
+    };
     commit.records[1].event = Event::Decision { decision: Decision::Revert, intervals: (0..2000).map(interval).collect() };
     commit.records[0].request.as_mut().unwrap().rationale = Some("\u{1}".repeat(9000));
     commit

@@ -30,7 +30,7 @@ fn models() -> impl clap::builder::TypedValueParser<Value = Model> {
 #[group(skip)]
 pub(super) struct Args {
     /// Rehearse the guards in these files and folders
-    #[arg(value_name = "PATH", required_unless_present_any = ["itself", "judge"])]
+    #[arg(value_name = "PATH", required_unless_present_any = ["itself", "judge", "story"])]
     paths: Vec<PathBuf>,
     /// Only this guard, as `namespace/name`
     #[arg(long, value_name = "GUARD", requires = "paths")]

@@ -38,8 +38,9 @@ pub(super) struct Cell {
 }
 
 /// Why an arm's cell is not a count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unusable {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Unusable {
     /// The arm did not report.
     Silent,
     /// A series came back after a gap: its difference belongs to no interval.
@@ -90,7 +91,7 @@ pub(super) struct Closed {
 /// The counters' memory.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Grid {
+pub struct Grid {
     /// Begin of the stage, in the source's time. Absent until the first look of the first stage.
     origin: Option<i64>,
     /// The last edge that was closed.
@@ -146,6 +147,18 @@ impl Grid {
     pub(super) fn reached(&self, config: &Config) -> Option<i64> {
         let newest = self.newest()?;
         self.series.values().map(|last| last.at).filter(|at| newest - at < config.silence()).min()
+    }
+
+    /// Takes in what a look showed, without its samples: enough for a verdict, and not for another look.
+    pub(super) fn recall(&mut self, source_now: i64, newest: Option<i64>, seen: [Option<i64>; 2]) {
+        let origin = *self.origin.get_or_insert(source_now);
+        self.edge.get_or_insert(origin);
+        self.newest = newest.map(|newest| (newest, None));
+        for (arm, newest) in [Arm::Candidate, Arm::Stable].into_iter().zip(seen) {
+            if let Some(newest) = newest {
+                self.seen.entry(arm).or_insert((newest, newest)).1 = newest;
+            }
+        }
     }
 
     /// Takes in the samples of one look. `fresh`: the candidate's members started in this generation, so that its

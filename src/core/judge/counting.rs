@@ -42,7 +42,7 @@ fn candidate(intervals: &[Interval]) -> Vec<(i64, Option<(f64, f64)>)> {
 #[test]
 fn a_gain_belongs_to_the_interval_of_its_later_sample() {
     let total = [(-0.5, 100.0), (0.5, 110.0), (1.5, 130.0), (2.5, 135.0)];
-    let intervals = judge(10.0).look(&look(2.6, &[(Candidate, Total, "a", &total)]));
+    let intervals = judge(10.0).look(&look(2.6, &[(Candidate, Total, "a", &total)])).1;
     // The third interval is open: its edge lies ahead.
     assert_eq!(candidate(&intervals), [(1, Some((0.0, 10.0))), (2, Some((0.0, 20.0)))]);
 }
@@ -52,13 +52,13 @@ fn a_series_born_in_the_stage_counts_from_zero_and_one_that_was_there_does_not()
     let fresh = [(0.5, 10.0), (1.5, 30.0), (2.5, 37.0), (3.5, 37.0)];
     let errors = [(2.5, 4.0), (3.5, 4.0)];
     let lines: [Line<'_>; 2] = [(Candidate, Total, "a", &fresh), (Candidate, Bad, "a", &errors)];
-    let intervals = judge(10.0).look(&look(3.5, &lines));
+    let intervals = judge(10.0).look(&look(3.5, &lines)).1;
     assert_eq!(candidate(&intervals), [(1, Some((0.0, 10.0))), (2, Some((0.0, 20.0))), (3, Some((4.0, 7.0)))]);
 
     // The same of a release that ran before: its first scrape is a base, a member that joins later counts.
     let mut running = judge(10.0);
     running.begin_stage(StageStart { fresh: false, ..stage(10.0) });
-    let intervals = running.look(&look(3.5, &lines));
+    let intervals = running.look(&look(3.5, &lines)).1;
     assert_eq!(candidate(&intervals), [(1, Some((0.0, 0.0))), (2, Some((0.0, 20.0))), (3, Some((4.0, 7.0)))]);
 }
 
@@ -69,7 +69,7 @@ fn members_scraped_at_other_moments_of_the_first_interval_are_bases_too() {
         (Stable, Total, "a", &[(0.2, 1e6), (1.2, 1e6 + 5.0), (2.2, 1e6 + 5.0)]),
         (Stable, Total, "b", &[(1.1, 2e6), (2.1, 2e6 + 7.0)]),
     ];
-    let intervals = judge(10.0).look(&look(2.5, &lines));
+    let intervals = judge(10.0).look(&look(2.5, &lines)).1;
     let stable: Vec<_> = intervals.iter().filter_map(|interval| interval.stable).map(|count| count.total).collect();
     assert_eq!(stable, [0.0, 5.0]);
 }
@@ -80,21 +80,21 @@ fn a_series_born_while_nobody_was_scraping_is_not_scored() {
     let born = [(5.5, 40.0), (6.5, 41.0)];
     for stable in [&[(0.5, 1.0), (5.5, 1.0), (6.5, 1.0)][..], &[(0.4, 1.0), (5.4, 1.0), (6.4, 1.0)][..]] {
         let lines: [Line<'_>; 3] = [(Candidate, Total, "a", &total), (Candidate, Bad, "a", &born), (Stable, Total, "b", stable)];
-        let intervals = judge(10.0).look(&look(6.5, &lines));
+        let intervals = judge(10.0).look(&look(6.5, &lines)).1;
         assert_eq!(candidate(&intervals), [(1, Some((0.0, 10.0))), (6, None)]);
     }
     // Also where it is the arm's first.
     let lines: [Line<'_>; 2] = [(Candidate, Total, "new", &born), (Stable, Total, "b", &[(0.5, 1.0), (5.5, 1.0), (6.5, 1.0)])];
-    assert_eq!(candidate(&judge(10.0).look(&look(6.5, &lines))), [(1, None), (6, None)]);
+    assert_eq!(candidate(&judge(10.0).look(&look(6.5, &lines)).1), [(1, None), (6, None)]);
 }
 
 #[test]
 fn what_is_read_late_counts_with_the_next_scrape() {
     let mut judge = judge(10.0);
     let total = [(0.5, 10.0), (1.5, 20.0), (2.5, 30.0)];
-    let mut intervals = judge.look(&look(2.5, &[(Candidate, Total, "a", &total)]));
+    let mut intervals = judge.look(&look(2.5, &[(Candidate, Total, "a", &total)])).1;
     let (total, born) = ([(3.5, 40.0), (4.5, 50.0)], [(1.6, 3.0), (3.6, 4.0), (4.6, 4.0)]);
-    intervals.extend(judge.look(&look(4.6, &[(Candidate, Total, "a", &total), (Candidate, Bad, "a", &born)])));
+    intervals.extend(judge.look(&look(4.6, &[(Candidate, Total, "a", &total), (Candidate, Bad, "a", &born)])).1);
     let wanted = [(1, Some((0.0, 10.0))), (2, Some((0.0, 10.0))), (3, Some((0.0, 10.0))), (4, Some((4.0, 10.0)))];
     assert_eq!(candidate(&intervals), wanted);
 }
@@ -102,7 +102,7 @@ fn what_is_read_late_counts_with_the_next_scrape() {
 #[test]
 fn a_counter_that_falls_was_reset() {
     let total = [(-0.5, 100.0), (0.5, 110.0), (1.5, 3.0), (2.5, 5.0)];
-    let intervals = judge(10.0).look(&look(2.5, &[(Candidate, Total, "a", &total)]));
+    let intervals = judge(10.0).look(&look(2.5, &[(Candidate, Total, "a", &total)])).1;
     assert_eq!(candidate(&intervals), [(1, Some((0.0, 10.0))), (2, Some((0.0, 3.0)))]);
 }
 
@@ -110,7 +110,7 @@ fn a_counter_that_falls_was_reset() {
 fn one_missed_scrape_is_bridged_and_a_gap_is_not_scored() {
     let total = [(-0.5, 0.0), (0.5, 10.0), (2.5, 30.0), (5.5, 60.0), (6.5, 70.0), (7.5, 80.0)];
     let stable = [0.6, 1.6, 2.6, 3.6, 4.6, 5.6, 6.6, 7.6].map(|at| (at, 1.0));
-    let intervals = judge(10.0).look(&look(7.6, &[(Candidate, Total, "a", &total), (Stable, Total, "b", &stable)]));
+    let intervals = judge(10.0).look(&look(7.6, &[(Candidate, Total, "a", &total), (Stable, Total, "b", &stable)])).1;
     let wanted = [(1, Some((0.0, 10.0))), (2, None), (3, Some((0.0, 20.0))), (4, None), (5, None), (6, None), (7, Some((0.0, 10.0)))];
     assert_eq!(candidate(&intervals), wanted);
 }
@@ -120,10 +120,10 @@ fn the_grid_waits_for_a_slow_series_but_not_for_one_that_stopped() {
     let mut judge = judge(10.0);
     let fast: Vec<_> = (0..=3).map(|at| (f64::from(at) + 0.5, 1.0)).collect();
     let slow = [(0.5, 1.0)];
-    assert_eq!(candidate(&judge.look(&look(2.5, &[(Candidate, Total, "a", &slow), (Stable, Total, "b", &fast[..3])]))), []);
+    assert_eq!(candidate(&judge.look(&look(2.5, &[(Candidate, Total, "a", &slow), (Stable, Total, "b", &fast[..3])])).1), []);
     assert_eq!(judge.since(), Some(500));
     // Three scrapes without it, and it does not hold up the others.
-    let edges: Vec<_> = judge.look(&look(3.5, &[(Stable, Total, "b", &fast)])).iter().map(|interval| interval.edge).collect();
+    let edges: Vec<_> = judge.look(&look(3.5, &[(Stable, Total, "b", &fast)])).1.iter().map(|interval| interval.edge).collect();
     assert_eq!(edges, [1000, 1000, 2000, 2000, 3000, 3000]);
 }
 
@@ -132,7 +132,7 @@ fn warm_up_is_not_scored() {
     let mut judge = judge(10.0);
     judge.begin_stage(StageStart { warm_up: Span::seconds(2), ..stage(10.0) });
     let total = [(0.5, 10.0), (1.5, 20.0), (2.5, 30.0), (3.5, 40.0)];
-    let intervals = judge.look(&look(3.5, &[(Candidate, Total, "a", &total)]));
+    let intervals = judge.look(&look(3.5, &[(Candidate, Total, "a", &total)])).1;
     assert_eq!(candidate(&intervals), [(1, None), (2, None), (3, Some((0.0, 10.0)))]);
 }
 
@@ -143,7 +143,7 @@ fn what_is_not_a_counter_refuses_the_whole_look() {
         let mut judge = judge(10.0);
         let before = judge.checkpoint().grid;
         let bad = [(1.5, odd)];
-        assert_eq!(judge.look(&look(1.5, &[(Candidate, Total, "a", &good), (Stable, Total, "b", &bad)])), []);
+        assert_eq!(judge.look(&look(1.5, &[(Candidate, Total, "a", &good), (Stable, Total, "b", &bad)])).1, []);
         let verdict = judge.verdict();
         assert!(matches!(&verdict.verdict, Verdict::Inconclusive(Reason::InvalidData { what }) if what.contains(word)), "{verdict:?}");
         assert_eq!((judge.checkpoint().grid, verdict.faulted), (before, 1));
@@ -204,7 +204,7 @@ const END: i64 = 70_000;
 fn looks(series: &[Made], cuts: &[i64], overlap: i64, mut each: impl FnMut(usize, Judge) -> Judge) -> (Vec<Interval>, Judge) {
     let (mut judge, mut intervals, mut before) = (judge(10.0), Vec::new(), i64::MIN / 2);
     for (place, &now) in cuts.iter().chain([&END]).enumerate() {
-        intervals.extend(judge.look(&read(series, before, now, overlap)));
+        intervals.extend(judge.look(&read(series, before, now, overlap)).1);
         before = now;
         judge = each(place, judge);
     }

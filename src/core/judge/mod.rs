@@ -14,6 +14,7 @@ mod objective;
 mod presence;
 mod selector;
 pub mod sequential;
+mod sight;
 pub mod signal;
 #[cfg(test)]
 mod simulation;
@@ -28,15 +29,16 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use self::config::{Config, Target};
+pub use self::counters::{Grid, Unusable};
 pub use self::selector::SelectorError;
+pub use self::sight::Sight;
 pub use self::tape::Tape;
 pub use self::verdict::{Judgement, ObjectiveView};
 
-use self::counters::{Closed, Grid, Unusable};
 use self::objective::{Evidence, Finding, Scored};
 use self::presence::Presence;
 use self::threshold::Pending;
-use super::input::{LookFault, Looked, Role, SignalId};
+use super::input::{Arm, LookFault, Looked, Role, SignalId};
 use super::reason::Reason;
 use super::spec::Percent;
 use super::time::Span;
@@ -67,6 +69,12 @@ pub struct Interval {
     pub candidate: Option<Count>,
     /// Stable's requests; absent if it reported nothing, reported with a gap, or has no members.
     pub stable: Option<Count>,
+    /// Why the candidate's are absent, if it did report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate_lacks: Option<Unusable>,
+    /// Why stable's are absent, if it did report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stable_lacks: Option<Unusable>,
 }
 
 /// One signal at one edge, before it is simplified to an [`Interval`].
@@ -222,46 +230,65 @@ impl Judge {
         self.state.stage = Some(stage);
     }
 
-    /// Takes in the answer of a look; returns the intervals that it closed, oldest first.
+    /// Takes in the answer of a look; returns what it showed, with the intervals that it closed, oldest first.
     ///
     /// An answer that cannot be trusted as a whole changes nothing but the verdict.
-    pub fn look(&mut self, looked: &Looked) -> Vec<Interval> {
-        let Some(stage) = self.state.stage else { return Vec::new() };
+    pub fn look(&mut self, looked: &Looked) -> (Sight, Vec<Interval>) {
+        let Some(stage) = self.state.stage else { return (Sight::Nothing, Vec::new()) };
         let fault = match &looked.fault {
             Some(fault) => Some(fault_reason(fault.clone())),
             None => self.state.grid.read(&self.config, looked, stage.fresh).err().map(|what| Reason::InvalidData { what }),
         };
-        if fault.is_some() {
-            self.state.fault = fault;
-            self.state.faulted = self.state.faulted.saturating_add(1);
-            return Vec::new();
+        if let Some(reason) = fault {
+            self.distrust(reason.clone());
+            return (Sight::Fault(reason), Vec::new());
         }
+        self.trust(&stage, looked.source_now);
+        let mut intervals = Vec::new();
+        for closed in self.state.grid.close(&self.config) {
+            let counted: Vec<_> = (self.config.signals.values().zip(closed.cells.chunks_exact(2)))
+                .map(|(signal, cells)| {
+                    let histogram = signal.counters.contains_key(&Role::Good);
+                    (cells[0].count(histogram), cells[1].count(histogram))
+                })
+                .collect();
+            self.score(&stage, closed.edge, &counted, &mut intervals);
+        }
+        let grid = &self.state.grid;
+        let seen = [Arm::Candidate, Arm::Stable].map(|arm| grid.newest_of(arm));
+        (Sight::Counts { source_now: looked.source_now, newest: grid.newest(), seen, closed: intervals.len() }, intervals)
+    }
+
+    /// The answer of a look is not to be had, or not to be believed.
+    fn distrust(&mut self, reason: Reason) {
+        self.state.fault = Some(reason);
+        self.state.faulted = self.state.faulted.saturating_add(1);
+    }
+
+    /// The answer of a look was read at this time of the source's clock.
+    fn trust(&mut self, stage: &Stage, source_now: i64) {
         if stage.origin.is_none() {
             let origin = self.state.grid.origin();
-            self.state.stage = Some(Stage { origin, ..stage });
+            self.state.stage = Some(Stage { origin, ..*stage });
             self.state.presence.begin(origin);
             self.state.rules.iter_mut().for_each(|pending| pending.begin(&self.config, origin));
         }
         (self.state.fault, self.state.faulted) = (None, 0);
-        self.state.source_now = Some(looked.source_now.max(self.state.source_now.unwrap_or(i64::MIN)));
-        let mut intervals = Vec::new();
-        for closed in self.state.grid.close(&self.config) {
-            self.score(&stage, &closed, &mut intervals);
-        }
-        intervals
+        self.state.source_now = Some(source_now.max(self.state.source_now.unwrap_or(i64::MIN)));
     }
 
-    /// Scores one closed edge.
-    fn score(&mut self, stage: &Stage, closed: &Closed, intervals: &mut Vec<Interval>) {
-        let edge = closed.edge;
+    /// Scores one closed edge: what each signal counted of the candidate, and of stable.
+    fn score(
+        &mut self,
+        stage: &Stage,
+        edge: i64,
+        counted: &[(Result<Count, Unusable>, Result<Count, Unusable>)],
+        intervals: &mut Vec<Interval>,
+    ) {
         let origin = self.state.grid.origin().unwrap_or(edge);
         let warm = edge - self.config.step < origin + stage.warm_up_millis();
-        let readings: Vec<Reading> = (self.config.signals.values().zip(closed.cells.chunks_exact(2)))
-            .map(|(signal, cells)| {
-                let histogram = signal.counters.contains_key(&Role::Good);
-                Reading { warm, candidate: cells[0].count(histogram), stable: cells[1].count(histogram) }
-            })
-            .collect();
+        let readings: Vec<Reading> =
+            counted.iter().map(|(candidate, stable)| Reading { warm, candidate: *candidate, stable: *stable }).collect();
         self.keep(edge, &readings, intervals);
         self.state.mismatch = mismatch(&self.config, &readings);
         let first = self.config.objectives.first().and_then(|target| self.place(&target.signal)).and_then(|place| readings.get(place));
@@ -303,7 +330,16 @@ impl Judge {
     fn keep(&mut self, edge: i64, readings: &[Reading], intervals: &mut Vec<Interval>) {
         for (id, reading) in self.config.signals.keys().zip(readings) {
             let (candidate, stable) = (reading.candidate.ok(), reading.stable.ok());
-            let interval = Interval { signal: id.clone(), edge, scored: reading.scored().is_some(), candidate, stable };
+            let lacks = |count: Result<Count, Unusable>| count.err().filter(|why| *why != Unusable::Silent);
+            let interval = Interval {
+                signal: id.clone(),
+                edge,
+                scored: reading.scored().is_some(),
+                candidate,
+                stable,
+                candidate_lacks: lacks(reading.candidate),
+                stable_lacks: lacks(reading.stable),
+            };
             let kept = self.recent.entry(id.clone()).or_default();
             if kept.len() >= RECENT {
                 kept.remove(0);

@@ -4,12 +4,15 @@
 //! A number is written as the varint of its bits in reverse order of bytes: a small whole number has only its first
 //! bytes set, so it takes two or three bytes, and every number comes back exactly.
 
-use super::{Count, Interval};
+use super::{Count, Interval, Unusable};
 use crate::core::input::SignalId;
+use crate::core::varint::{self, Read};
 
 const SCORED: u8 = 1;
 const CANDIDATE: u8 = 2;
 const STABLE: u8 = 4;
+const CANDIDATE_LACKS: u8 = 8;
+const STABLE_LACKS: u8 = 16;
 
 /// Intervals in the order in which they were closed.
 #[derive(Debug, Clone, Default)]
@@ -39,67 +42,73 @@ impl Tape {
         });
         let flag = |set: bool, flag: u8| if set { flag } else { 0 };
         let (candidate, stable) = (interval.candidate, interval.stable);
-        self.bytes.push(flag(interval.scored, SCORED) | flag(candidate.is_some(), CANDIDATE) | flag(stable.is_some(), STABLE));
-        self.put(place as u64);
-        let step = interval.edge.wrapping_sub(self.edge);
-        self.put((step.wrapping_shl(1) ^ (step >> 63)).cast_unsigned());
+        let lacks = (interval.candidate_lacks, interval.stable_lacks);
+        let arms = flag(candidate.is_some(), CANDIDATE) | flag(stable.is_some(), STABLE);
+        let lacking = flag(lacks.0.is_some(), CANDIDATE_LACKS) | flag(lacks.1.is_some(), STABLE_LACKS);
+        self.bytes.push(flag(interval.scored, SCORED) | arms | lacking);
+        varint::put(&mut self.bytes, place as u64);
+        varint::put_signed(&mut self.bytes, interval.edge.wrapping_sub(self.edge));
         self.edge = interval.edge;
         for count in [candidate, stable].into_iter().flatten() {
-            self.put(count.bad.to_bits().swap_bytes());
-            self.put(count.total.to_bits().swap_bytes());
+            varint::put(&mut self.bytes, count.bad.to_bits().swap_bytes());
+            varint::put(&mut self.bytes, count.total.to_bits().swap_bytes());
+        }
+        for lacks in [lacks.0, lacks.1].into_iter().flatten() {
+            let (kind, totals, others) = match lacks {
+                Unusable::Silent => (0, 0, 0),
+                Unusable::Gap => (1, 0, 0),
+                Unusable::Mismatch(totals, others) => (2, totals, others),
+            };
+            self.bytes.push(kind);
+            varint::put(&mut self.bytes, totals.into());
+            varint::put(&mut self.bytes, others.into());
         }
         self.length += 1;
     }
 
     /// Takes all intervals out.
     pub fn take(&mut self) -> Vec<Interval> {
-        let Self { signals, length, bytes, .. } = std::mem::take(self);
-        let mut read = Read { bytes: bytes.into_iter() };
-        let mut edge = 0_i64;
-        (0..length)
-            .map_while(|_| {
-                let flags = read.bytes.next()?;
-                let signal = signals.get(usize::try_from(read.varint()?).ok()?)?.clone();
-                let step = read.varint()?;
-                edge = edge.wrapping_add((step >> 1).cast_signed() ^ -(step & 1).cast_signed());
-                let candidate = if flags & CANDIDATE == 0 { None } else { Some(read.count()?) };
-                let stable = if flags & STABLE == 0 { None } else { Some(read.count()?) };
-                Some(Interval { signal, edge, scored: flags & SCORED != 0, candidate, stable })
-            })
-            .collect()
+        let all = self.after(0);
+        *self = Self::default();
+        all
     }
 
-    /// Seven bits a byte, the lowest first; the highest bit says that more follow.
-    fn put(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.bytes.push(value.to_le_bytes()[0] | 0x80);
-            value >>= 7;
+    /// All intervals but the first `skipped`.
+    pub fn after(&self, skipped: usize) -> Vec<Interval> {
+        if skipped >= self.length {
+            return Vec::new();
         }
-        self.bytes.push(value.to_le_bytes()[0]);
+        let mut read = Read(&self.bytes);
+        let mut edge = 0;
+        let mut all = (0..self.length).map_while(|_| self.read(&mut read, &mut edge));
+        all.by_ref().take(skipped).for_each(drop);
+        all.collect()
+    }
+
+    fn read(&self, read: &mut Read<'_>, edge: &mut i64) -> Option<Interval> {
+        let flags = read.byte()?;
+        let signal = self.signals.get(usize::try_from(read.number()?).ok()?)?.clone();
+        *edge = edge.wrapping_add(read.signed()?);
+        let candidate = if flags & CANDIDATE == 0 { None } else { Some(count(read)?) };
+        let stable = if flags & STABLE == 0 { None } else { Some(count(read)?) };
+        let candidate_lacks = if flags & CANDIDATE_LACKS == 0 { None } else { Some(lacks(read)?) };
+        let stable_lacks = if flags & STABLE_LACKS == 0 { None } else { Some(lacks(read)?) };
+        Some(Interval { signal, edge: *edge, scored: flags & SCORED != 0, candidate, stable, candidate_lacks, stable_lacks })
     }
 }
 
-struct Read {
-    bytes: std::vec::IntoIter<u8>,
+fn count(read: &mut Read<'_>) -> Option<Count> {
+    let mut number = || Some(f64::from_bits(read.number()?.swap_bytes()));
+    Some(Count { bad: number()?, total: number()? })
 }
 
-impl Read {
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.bytes.next()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn count(&mut self) -> Option<Count> {
-        let mut number = || Some(f64::from_bits(self.varint()?.swap_bytes()));
-        Some(Count { bad: number()?, total: number()? })
-    }
+fn lacks(read: &mut Read<'_>) -> Option<Unusable> {
+    let (kind, totals, others) = (read.byte()?, read.number()?, read.number()?);
+    Some(match kind {
+        0 => Unusable::Silent,
+        1 => Unusable::Gap,
+        _ => Unusable::Mismatch(u32::try_from(totals).ok()?, u32::try_from(others).ok()?),
+    })
 }
 
 #[cfg(test)]
@@ -119,12 +128,15 @@ mod tests {
                 scored: index % 3 == 0,
                 candidate: (index % 4 != 0).then_some(count),
                 stable: (index % 5 != 0).then_some(count),
+                candidate_lacks: (index % 4 == 0).then_some(Unusable::Mismatch(3, u32::MAX)),
+                stable_lacks: (index % 10 == 0).then_some(Unusable::Gap),
             });
         }
         for interval in &intervals {
             tape.push(interval);
         }
         assert_eq!(tape.len(), 60);
+        assert_eq!((tape.after(0), tape.after(59), tape.after(60)), (intervals.clone(), intervals[59..].to_vec(), Vec::new()));
         assert_eq!(tape.take(), intervals);
         assert!(tape.is_empty() && tape.take().is_empty());
     }
@@ -141,6 +153,8 @@ mod tests {
                 scored: true,
                 candidate: Some(count),
                 stable: Some(count),
+                candidate_lacks: None,
+                stable_lacks: None,
             });
         }
         assert!(tape.bytes.len() <= 15 * 1000, "{} bytes", tape.bytes.len());

@@ -119,6 +119,7 @@ impl Machine {
     pub(super) fn start_judging(&mut self, start: StageStart) {
         self.judgement = None;
         self.look.outdated = self.look.in_flight.is_some();
+        self.note_counters();
         if let Some(judge) = &mut self.judge {
             judge.begin_stage(start);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Answer, Machine};
 use crate::core::actor::ActorKind;
 use crate::core::input::Deployed;
-use crate::core::judge::{Judge, Tape};
+use crate::core::judge::Judge;
 use crate::core::mutant::Mutant;
 use crate::core::plan::Plan;
 use crate::core::reason::Reason;
@@ -148,7 +148,10 @@ impl Machine {
         });
         // Evidence against an unchanged image carries over: touching the template does not shake it off.
         self.judgement = None;
-        self.intervals = Tape::default();
+        if !self.intervals.is_empty() {
+            // What was seen before is not about this attempt.
+            self.take_checkpoint();
+        }
         self.judge = self.judge_config().map(|config| match &carried {
             Some(checkpoint) => Judge::carry(config, checkpoint),
             None => Judge::new(config),

@@ -9,6 +9,7 @@ mod advancing;
 mod commanded;
 mod deployed;
 mod found;
+mod journaled;
 mod promoting;
 mod recovering;
 mod resting;
@@ -24,7 +25,8 @@ use std::time::Duration;
 use super::actor::Request;
 use super::input::{Alerted, Arm, ArmHealth, Input, Looked, Observed, Scope};
 use super::invariant::{self, Invariant};
-use super::judge::{Judge, Judgement, Tape};
+use super::journal::Taken;
+use super::judge::{Interval, Judge, Judgement, Sight, Tape};
 use super::mutant::Mutant;
 use super::policy::Policy;
 use super::reason::{Reason, Verdict};
@@ -76,6 +78,7 @@ pub struct Machine {
     answer: Option<Answer>,
     // Whether this machine has heard of anything yet: what was due while no controller ran gets its time from then.
     awake: bool,
+    journaled: journaled::Journaled,
     // What the next commit carries.
     records: Vec<Record>,
     ledger_changed: BTreeSet<ReleaseId>,
@@ -124,6 +127,7 @@ impl Machine {
             healthy_since: None,
             answer: None,
             awake: false,
+            journaled: journaled::Journaled::default(),
             records: Vec::new(),
             ledger_changed: BTreeSet::new(),
             ordinal: 0,
@@ -136,25 +140,31 @@ impl Machine {
 
     /// Takes a fact in. The only place where anything changes.
     pub fn handle(&mut self, now: Now, input: Input) {
-        // A clock that went back is not believed.
-        self.now = Now { wall: now.wall, mono: now.mono.max(self.now.mono) };
-        if Mutant::WallClockDeadline.lives() {
-            self.now.mono = Mono(now.wall.as_millisecond().unsigned_abs());
-        }
-        self.wake_up();
-        let before = self.records.len();
+        self.step_begins(now, &input);
         let was_dirty = std::mem::take(&mut self.dirty);
-        let looked = matches!(input, Input::Looked(_));
-        let event = (!looked).then(|| Event::Input(Box::new(input.clone())));
+        let taken = match input {
+            Input::Looked(looked) => self.looked(&looked),
+            input => self.recorded(input),
+        };
+        self.step_ends(taken);
+        self.dirty |= was_dirty;
+    }
+
+    /// Takes in what gets a record of its own, if it changes state.
+    fn recorded(&mut self, input: Input) -> Taken {
+        let before = self.records.len();
+        let event = Event::Input(Box::new(input.clone()));
         let (request, result) = self.take(input);
         self.settle();
-        if let Some(event) = event
-            && self.dirty
-        {
+        if self.dirty {
             let record = self.record(event, None, request, result);
             self.records.insert(before, record);
+            return Taken::Recorded;
         }
-        self.dirty |= was_dirty;
+        match event {
+            Event::Input(input) => self.quiet(*input),
+            Event::Decision { .. } | Event::Wanted(_) => Taken::Woke,
+        }
     }
 
     fn take(&mut self, input: Input) -> (Option<Request>, String) {
@@ -170,10 +180,8 @@ impl Machine {
                 (Some(request), result)
             }
             Input::Found(release) => (None, self.found(&release)),
-            Input::Looked(looked) => {
-                self.looked(&looked);
-                (None, String::new())
-            }
+            // A look has no record: see `looked`.
+            Input::Looked(_) => (None, String::new()),
             Input::Observed(observed) => {
                 self.observe(observed);
                 (None, "observed".into())
@@ -246,6 +254,7 @@ impl Machine {
     /// handed out; the rest gathers, and goes into one commit at the next call with leave.
     pub fn next_work(&mut self, may_commit: bool) -> Work {
         let mut work = Work::default();
+        self.asked(may_commit);
         if self.halted.is_none() {
             self.schedule_look(&mut work);
             self.schedule_proof(&mut work);
@@ -259,6 +268,7 @@ impl Machine {
             work.commit = Some(self.commit());
             work.then.push(self.drain());
         }
+        self.step_is_over();
         work
     }
 
@@ -411,6 +421,7 @@ impl Machine {
     /// Writes a decision down, with the intervals seen since the last one.
     fn decide(&mut self, decision: Decision, reason: Reason, result: impl Into<String>) {
         let intervals = self.intervals.take();
+        self.journaled.told = 0;
         let record = self.record(Event::Decision { decision, intervals }, Some(reason), None, result.into());
         self.records.push(record);
         self.checkpoint();
@@ -418,6 +429,7 @@ impl Machine {
 
     /// Puts the judge's standing into the state that is committed next.
     fn checkpoint(&mut self) {
+        self.note_counters();
         let checkpoint = self.judge.as_ref().map(Judge::checkpoint);
         if let Some(trial) = self.trial_mut()
             && checkpoint.is_some()
@@ -442,7 +454,8 @@ impl Machine {
         }
         let changed = std::mem::take(&mut self.ledger_changed);
         let ledger = changed.iter().filter_map(|id| self.state.ledger.get(id)).cloned().collect();
-        Commit { expected, state: Arc::new(self.state.clone()), records: std::mem::take(&mut self.records), ledger }
+        let (records, journal) = (std::mem::take(&mut self.records), self.journal());
+        Commit { expected, state: Arc::new(self.state.clone()), records, ledger, journal }
     }
 
     fn drain(&mut self) -> Effect {
@@ -531,24 +544,37 @@ impl Machine {
         self.state.weights.iter().max_by(|a, b| a.1.fraction().total_cmp(&b.1.fraction())).map(|(id, _)| id.clone())
     }
 
-    fn looked(&mut self, looked: &Looked) {
+    fn looked(&mut self, looked: &Looked) -> Taken {
         self.look.in_flight = None;
         if std::mem::take(&mut self.look.outdated) {
-            return;
+            self.settle();
+            return Taken::Looked(Sight::Outdated);
         }
-        let Some(judge) = &mut self.judge else { return };
-        let closed = judge.look(looked);
-        self.judgement = Some(judge.verdict());
-        for interval in &closed {
+        let seen = self.judge.as_mut().map(|judge| judge.look(looked));
+        let (sight, closed) = seen.unwrap_or((Sight::Nothing, Vec::new()));
+        self.saw(&closed);
+        Taken::Looked(sight)
+    }
+
+    /// A look was judged.
+    fn saw(&mut self, closed: &[Interval]) {
+        if let Some(judge) = &self.judge {
+            self.judgement = Some(judge.verdict());
+        }
+        self.counters_moved();
+        for interval in closed {
             self.intervals.push(interval);
         }
         if self.intervals.len() >= INTERVALS_MAX {
-            self.decide(
-                Decision::Checkpoint,
-                Reason::Baking { scored: super::time::Span::default(), bake: super::time::Span::default() },
-                "checkpoint",
-            );
+            self.take_checkpoint();
         }
+        self.settle();
+    }
+
+    /// Commits where the judge stands, and what was taken in, before too much of it gathers.
+    fn take_checkpoint(&mut self) {
+        let (scored, bake) = (super::time::Span::default(), super::time::Span::default());
+        self.decide(Decision::Checkpoint, Reason::Baking { scored, bake }, "checkpoint");
     }
 
     // ------------------------------------------------------------------------------------------------ surroundings

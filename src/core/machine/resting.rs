@@ -24,6 +24,18 @@ pub(super) struct Proof {
     count: u32,
 }
 
+impl Proof {
+    /// How many were begun.
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The one under way ended, and told nothing new.
+    pub(super) fn ended(&mut self) {
+        self.in_flight = None;
+    }
+}
+
 impl Machine {
     pub(super) fn idle(&mut self) -> bool {
         self.adopt_found() || self.dequeue()

@@ -189,6 +189,7 @@ impl Machine {
                 (_, Lane::Revert) => REVERT_TRY_WITHIN,
                 (_, Lane::Forward) => TRY_WITHIN,
             };
+            self.journaled.moved = true;
             self.in_flight.insert(task.effect.id, Flight { key: key.clone(), until: now.after(patience) });
             if task.safe { work.safe.push(task.effect.clone()) } else { work.then.push(task.effect.clone()) }
         }
@@ -216,6 +217,7 @@ impl Machine {
         let lost: Vec<(EffectId, Key)> =
             self.in_flight.iter().filter(|(_, flight)| now >= flight.until).map(|(id, flight)| (*id, flight.key.clone())).collect();
         for (id, key) in lost {
+            self.journaled.moved = true;
             self.in_flight.remove(&id);
             if self.state.tasks.get(&key).is_some_and(|task| task.effect.id == id) {
                 self.try_again(&key, Duration::ZERO, "no answer");
@@ -226,8 +228,9 @@ impl Machine {
 
     /// An effect ended. Returns how, in words.
     pub(super) fn finished(&mut self, id: EffectId, outcome: Outcome) -> String {
-        self.in_flight.remove(&id);
+        self.journaled.moved |= self.in_flight.remove(&id).is_some();
         if self.proven(id, &outcome) {
+            self.journaled.proven = true;
             return "readiness".into();
         }
         let Some(key) = self.state.tasks.iter().find(|(_, task)| task.effect.id == id).map(|(key, _)| key.clone()) else {
@@ -390,6 +393,7 @@ impl Machine {
             .map(|(key, task)| (key.clone(), task.clone()))
             .collect();
         for (key, task) in late {
+            self.touch();
             let what = task.trouble.clone().unwrap_or_else(|| "no answer".into());
             let what = what.trim_start_matches(LATE).to_owned();
             self.in_flight.remove(&task.effect.id);

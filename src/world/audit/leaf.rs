@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::core::actor::{Actor, ActorKind, Assurance, Request};
+use crate::core::journal::Journal;
 use crate::core::reason::Reason;
 use crate::core::record::{Event, Record};
 use crate::core::release::{Digest, ReleaseId};
@@ -65,13 +66,33 @@ pub struct Leaves {
 }
 
 /// What a commit wrote, by hash. It stands in the commit's last leaf, and binds state and ledger to the log.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Seal {
     /// Digest of the state's bytes.
     pub state: String,
     /// Digest of each ledger record's bytes.
     pub ledger: BTreeMap<ReleaseId, String>,
+    /// What led to the commit, beside its records; absent in logs that are older than it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<Journal>,
+}
+
+impl Seal {
+    /// What a commit would write, by hash, without what led to it.
+    pub fn of(commit: &Commit) -> serde_json::Result<Self> {
+        let ledger = commit.ledger.iter().map(|record| {
+            let bytes = serde_json::to_vec(record)?;
+            Ok((record.release.id.clone(), Digest::of(&bytes).to_string()))
+        });
+        let state = Digest::of(&serde_json::to_vec(&commit.state)?).to_string();
+        Ok(Self { state, ledger: ledger.collect::<serde_json::Result<_>>()?, journal: None })
+    }
+
+    /// Whether both name the same state and ledger.
+    pub fn names_the_same(&self, other: &Self) -> bool {
+        (&self.state, &self.ledger) == (&other.state, &other.ledger)
+    }
 }
 
 /// A value, or where it is kept.
@@ -380,7 +401,8 @@ mod tests {
 
     fn commit(records: Vec<Record>) -> Commit {
         let state = State { revision: 3, generation: 2, ..State::default() };
-        Commit { expected: 2, state: std::sync::Arc::new(state), records, ledger: Vec::new() }
+        let journal = crate::core::journal::Journal::default();
+        Commit { expected: 2, state: std::sync::Arc::new(state), records, ledger: Vec::new(), journal }
     }
 
     fn none(_: &Digest) -> Result<Vec<u8>, String> {
@@ -390,7 +412,7 @@ mod tests {
     /// The bytes are hashed and published: a change here breaks every log that exists.
     #[test]
     fn the_bytes_of_a_leaf_are_final() {
-        let seal = Seal { state: "sha256:bb".into(), ledger: [(ReleaseId("r".into()), "sha256:cc".into())].into() };
+        let seal = Seal { state: "sha256:bb".into(), ledger: [(ReleaseId("r".into()), "sha256:cc".into())].into(), journal: None };
         let decision = Event::Decision { decision: Decision::Revert, intervals: Vec::new() };
         let made = leaves("shop/checkout", &commit(vec![record(decision)]), &seal, jiff::Timestamp::UNIX_EPOCH).unwrap();
         let expected = concat!(
@@ -442,7 +464,9 @@ mod tests {
             credential_ttl: Some(u64::MAX),
         });
         let ledger = (0..2000).map(|n| (ReleaseId(format!("{n:016x}")), Digest::of(b"").to_string())).collect();
-        let made = leaves("shop/checkout", &commit(vec![worst.clone()]), &Seal { state: String::new(), ledger }, worst.at.wall).unwrap();
+        let made =
+            leaves("shop/checkout", &commit(vec![worst.clone()]), &Seal { state: String::new(), ledger, journal: None }, worst.at.wall)
+                .unwrap();
         assert!(made.leaves[0].bytes.len() <= MAX_LEAF, "{}", made.leaves[0].bytes.len());
         assert_eq!(made.evidence.len(), 3);
         let line: Value = serde_json::from_slice(&made.leaves[0].bytes).unwrap();

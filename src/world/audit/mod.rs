@@ -2,12 +2,14 @@
 //!
 //! State decides, the log testifies: [`verify`] derives everything again from the bytes and compares.
 
+mod export;
 pub mod leaf;
 pub mod note;
 mod show;
 pub mod tree;
 mod verify;
 
+pub use self::export::{Assembly, Whole};
 pub use self::show::{Entries, Entry, Filter, Proof, ProofError, prove, show};
 pub use self::verify::{Broken, Verified, verify};
 

@@ -63,6 +63,18 @@ impl Entry {
     pub fn record(&self) -> Result<Option<Record>, PartError<EvidenceError>> {
         leaf::record(&self.line, |digest| evidence::get(&self.dir, digest))
     }
+
+    /// The line with its place in the log, and with everything that was moved out of it.
+    pub fn whole(&self) -> Result<Value, PartError<EvidenceError>> {
+        let mut line = self.line.clone();
+        line["index"] = self.index.into();
+        for place in ["/event", "/reason/detail", "/commit"] {
+            if let Some(part) = line.pointer_mut(place) {
+                *part = leaf::part(part, |digest| evidence::get(&self.dir, digest))?;
+            }
+        }
+        Ok(line)
+    }
 }
 
 /// The entries that a filter takes, in the order of the log, those that still wait in the outbox last.
@@ -86,6 +98,8 @@ enum Place {
 /// Shows the log of the store in `dir`.
 pub fn show(dir: &Path, filter: Filter) -> Result<Entries, Unavailable> {
     let connection = schema::reader(dir, BUSY)?.connection;
+    // One view of log and outbox: what is drained meanwhile is not missed.
+    connection.execute_batch("BEGIN").map_err(|error| Unavailable::at(&dir.join(schema::FILE), &error))?;
     Ok(Entries { dir: dir.to_owned(), connection, next: Place::Log(filter.from), filter, page: VecDeque::new() })
 }
 

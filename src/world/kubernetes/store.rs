@@ -477,7 +477,7 @@ impl Store {
             }
         }
         let state = serde_json::to_vec(&commit.state).map_err(|error| say(error.to_string()))?;
-        let seal = Seal { state: Digest::of(&state).to_string(), ledger: digests };
+        let seal = Seal { state: Digest::of(&state).to_string(), ledger: digests, journal: Some(commit.journal.clone()) };
         let made = leaf::leaves(key, commit, &seal, clock::wall()).map_err(|error| say(error.to_string()))?;
         for bytes in made.evidence {
             self.0.local.put_evidence(bytes).await?;

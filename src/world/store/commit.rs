@@ -70,7 +70,8 @@ impl Prepared {
             ledger.insert(record.release.id.clone(), Digest::of(&bytes).to_string());
             rows.push(Row { release: record.release.id.0.clone(), record: bytes, signature });
         }
-        let seal = Seal { state: Digest::of(&state).to_string(), ledger };
+        let journal = Some(commit.journal.clone());
+        let seal = Seal { state: Digest::of(&state).to_string(), ledger, journal };
         let made = leaf::leaves(key, commit, &seal, clock::wall()).map_err(encode)?;
         let times = commit.records.iter().map(|record| record.at.mono).chain(commit.ledger.iter().map(|record| record.since.mono));
         Ok(Self {

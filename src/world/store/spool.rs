@@ -191,7 +191,8 @@ mod tests {
 
     fn commit(expected: u64) -> Commit {
         let state = State { revision: expected + 1, ..State::default() };
-        Commit { expected, state: std::sync::Arc::new(state), records: Vec::new(), ledger: Vec::new() }
+        let journal = crate::core::journal::Journal::default();
+        Commit { expected, state: std::sync::Arc::new(state), records: Vec::new(), ledger: Vec::new(), journal }
     }
 
     fn revisions(spool: &Spool) -> Vec<u64> {

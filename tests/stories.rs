@@ -1,0 +1,63 @@
+//! Stories: every shipped one ends well, with the transcript that is kept; every way to get a line wrong is told with its
+//! place, what was expected and how to say it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use backstop::sim::story::{self, Story};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Compares with a golden file, or writes it if the environment says so.
+fn golden(path: &Path, actual: &str) -> Result<(), String> {
+    #[allow(clippy::disallowed_methods)] // a switch for people who run the tests
+    if std::env::var("BACKSTOP_UPDATE_GOLDEN").is_ok() {
+        fs::write(path, actual).expect("the golden file can be written");
+        return Ok(());
+    }
+    let expected = fs::read_to_string(path).unwrap_or_default();
+    let differs = actual.lines().zip(expected.lines()).enumerate().find(|(_, (now, was))| now != was);
+    match differs {
+        _ if actual == expected => Ok(()),
+        Some((at, (now, was))) => Err(format!("{}:{}:\n  now {now}\n  was {was}", path.display(), at + 1)),
+        None => Err(format!("{}: {} lines, were {}", path.display(), actual.lines().count(), expected.lines().count())),
+    }
+}
+
+fn files(folder: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root().join(folder)).expect("the folder is there").map(|entry| entry.expect("an entry can be read").path());
+    let mut files: Vec<_> = entries.filter(|path| path.extension().is_some_and(|extension| extension == "story")).collect();
+    files.sort();
+    files
+}
+
+fn name(file: &Path) -> String {
+    file.file_name().expect("a file has a name").to_string_lossy().into_owned()
+}
+
+#[test]
+fn every_shipped_story_ends_well_and_as_before() {
+    let mut wrong = String::new();
+    for file in files("examples") {
+        let text = fs::read_to_string(&file).expect("a story can be read");
+        let story = match Story::parse(&name(&file), &text) {
+            Ok(story) => story,
+            Err(findings) => panic!("{}", findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n\n")),
+        };
+        let play = || story::run(&story, story.guard(), story.policy());
+        let transcript = play();
+        assert_eq!(transcript.lines, play().lines, "{}: two runs differ", name(&file));
+        if let Some(failure) = &transcript.failure {
+            writeln!(wrong, "{transcript}\nin {}: {failure}\n", name(&file)).expect("a text can be written");
+            continue;
+        }
+        let golden_file = root().join("tests/golden/stories").join(name(&file)).with_extension("txt");
+        if let Err(difference) = golden(&golden_file, &transcript.to_string()) {
+            writeln!(wrong, "{difference}").expect("a text can be written");
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}\nrun again with BACKSTOP_UPDATE_GOLDEN=1 if this is right");
+}
