@@ -68,9 +68,9 @@ pub(super) fn run(args: &Args, global: &Global) -> Result<Exit, Error> {
         }
     };
     if global.json {
-        context::print_json(&value)?
+        context::print_json(&value)?;
     } else {
-        context::print(&text)?
+        context::print(&text)?;
     }
     Ok(exit)
 }

@@ -66,7 +66,7 @@ impl Replay {
             now,
         };
         if let Some(began) = &recorded.journal.began {
-            let state = self.state.clone().unwrap_or_else(State::new);
+            let state = self.state.as_ref().map_or_else(State::new, Clone::clone);
             self.machine = Some(Machine::restore(began.guard.clone(), began.policy.clone(), state));
             self.judged = 0;
         }

@@ -55,6 +55,9 @@ pub struct Count {
     pub total: f64,
 }
 
+/// What candidate and stable counted of one signal.
+type Counted = (Result<Count, Unusable>, Result<Count, Unusable>);
+
 /// What one signal counted in one closed interval of the grid.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -278,13 +281,7 @@ impl Judge {
     }
 
     /// Scores one closed edge: what each signal counted of the candidate, and of stable.
-    fn score(
-        &mut self,
-        stage: &Stage,
-        edge: i64,
-        counted: &[(Result<Count, Unusable>, Result<Count, Unusable>)],
-        intervals: &mut Vec<Interval>,
-    ) {
+    fn score(&mut self, stage: &Stage, edge: i64, counted: &[Counted], intervals: &mut Vec<Interval>) {
         let origin = self.state.grid.origin().unwrap_or(edge);
         let warm = edge - self.config.step < origin + stage.warm_up_millis();
         let readings: Vec<Reading> =

@@ -91,9 +91,10 @@ pub async fn standings(setup: &Setup, only: Option<&str>) -> Result<Vec<(View, R
     let Known { loaded, objects } = read(setup).await?;
     let (loaded, store) = (Arc::new(loaded), store(setup).await?);
     let mut standings = Vec::new();
+    #[allow(clippy::unwrap_or_default, reason = "a new state has a version, a default one has none")]
     for (key, object) in objects.into_iter().filter(|(key, _)| only.is_none_or(|only| only == key)) {
         let Some((guard, _)) = guard_of(&loaded, &store, &key) else { continue };
-        let (mut state, mut observed) = (Store::state_of(&object).unwrap_or_default(), Observed::default());
+        let (mut state, mut observed) = (Store::state_of(&object).unwrap_or_else(State::new), Observed::default());
         if only.is_some() {
             store.offer(&key, object);
             state = store.load(&key).await?.unwrap_or_else(State::new);

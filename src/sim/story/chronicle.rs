@@ -75,7 +75,9 @@ impl Play {
             })
             .collect();
         self.chronicle.records = self.life.world.log.len();
-        told.iter().for_each(|line| self.write(line));
+        for line in &told {
+            self.write(line);
+        }
         let phase = self.life.world.state.as_ref().map(|state| state.phase.kind());
         if self.chronicle.phase != phase {
             self.chronicle.phase = phase;

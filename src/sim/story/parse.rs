@@ -70,7 +70,7 @@ impl Story {
 
     fn line(&mut self, words: &mut Words<'_>, number: usize) -> Parsed<()> {
         if words.take("story") {
-            self.title = words.rest().to_owned();
+            words.rest().clone_into(&mut self.title);
             return Ok(());
         }
         if words.take("strategy") {

@@ -58,7 +58,7 @@ impl Play {
     pub(super) fn instead(&self, what: &Condition) -> String {
         let world = &self.life.world;
         match what {
-            Condition::Phase(_) => self.standing(),
+            Condition::Phase(_) | Condition::Waiting(_) => self.standing(),
             Condition::Traffic(..) => format!("{}; {}", self.traffic(), self.standing()),
             Condition::Own(_) => {
                 format!("the workload's own release is {}", world.host.current.as_ref().map_or("none".into(), |id| self.name(id)))
@@ -79,7 +79,6 @@ impl Play {
                 }
                 None => "no answer".into(),
             },
-            Condition::Waiting(_) => self.standing(),
             Condition::Decided(..) => {
                 let decided: Vec<String> = world
                     .log
