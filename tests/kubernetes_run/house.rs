@@ -101,5 +101,6 @@ pub(crate) fn commit(before: &State, changed: Vec<LedgerRecord>) -> Commit {
             record(Event::Decision { decision: Decision::KnownGood, intervals: Vec::new() }, Some(Reason::Healthy {})),
         ],
         ledger: changed,
+        journal: backstop::core::journal::Journal::default(),
     }
 }
