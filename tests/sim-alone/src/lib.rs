@@ -6,5 +6,6 @@
 pub mod core;
 pub mod host;
 pub mod shell;
+pub mod spec;
 #[path = "../../../src/sim/mod.rs"]
 pub mod sim;
