@@ -14,9 +14,11 @@ wait until decided to revert for BS001 within 60s
 expect traffic on v1 within 1s
 expect flag safe within 1s
 
+# It is plainly worse, and somebody hears of it at once, not only when the time for recovering has run out.
+expect paged BS073 within 10s
+
 # It does not take v1 back out, and it does not put v2 back in.
 wait until phase Stuck within 2m
-expect paged BS073 within 1s
 expect traffic on v1 for 60s
 expect phase Stuck for 60s
 

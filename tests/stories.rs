@@ -61,3 +61,32 @@ fn every_shipped_story_ends_well_and_as_before() {
     }
     assert!(wrong.is_empty(), "\n{wrong}\nrun again with BACKSTOP_UPDATE_GOLDEN=1 if this is right");
 }
+
+#[test]
+fn every_line_that_cannot_be_played_is_told_with_place_and_fix() {
+    let text = fs::read_to_string(root().join("tests/golden/stories/broken.story")).expect("the broken story can be read");
+    let findings = Story::parse("broken.story", &text).expect_err("it is broken");
+    assert!(findings.iter().all(|finding| finding.place.is_some() && finding.expected.is_some()), "{findings:?}");
+    let told = findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n\n") + "\n";
+    golden(&root().join("tests/golden/stories/broken.txt"), &told).expect("the findings are as before");
+}
+
+#[test]
+fn stories_without_an_end_are_not_read() {
+    for (text, what) in
+        [("# nothing\n".to_owned(), "says nothing"), ("wait 1s\n".repeat(501), "more than 500"), ("#".repeat(70_000), "70000 bytes")]
+    {
+        let findings = Story::parse("long.story", &text).expect_err("it is not read");
+        assert!(findings[0].message.contains(what), "{findings:?}");
+    }
+}
+
+#[test]
+fn an_expectation_that_is_not_met_is_told_with_its_line_and_what_was_seen() {
+    let text = "v1 is known good\nagent bot deploys v2\n\nexpect traffic on v2 within 1s\nexpect phase Idle\n";
+    let story = Story::parse("unmet.story", text).expect("it can be played");
+    let transcript = story::run(&story, story.guard(), story.policy());
+    let failure = transcript.failure.clone().expect("it is not met");
+    assert!(failure.contains("line 4: expected `traffic on v2` within 1s\nseen instead: traffic: v2 20%, v1 80%; Advancing"), "{failure}");
+    assert!(!transcript.to_string().contains("expect phase Idle"), "nothing is played after that");
+}

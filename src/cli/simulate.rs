@@ -52,7 +52,7 @@ pub struct Args {
 /// Does what is asked. Exit 1 if a promise was broken.
 pub(super) fn run(args: &Args, global: &Global) -> Result<Exit, Error> {
     if let Some(file) = &args.story {
-        return story::run(file, global);
+        return story::run(file, args.rehearse.stage()?, global);
     }
     if args.rehearse.is_wanted() {
         return args.rehearse.run(args.seed, args.runs.unwrap_or(20), global);

@@ -18,4 +18,5 @@ pub mod rehearsal;
 pub mod story;
 pub mod swarm;
 pub mod traffic;
+mod words;
 pub mod world;

@@ -161,7 +161,9 @@ impl Traffic {
         let lie = self.lie;
         let at = |ms: u64| EPOCH_MS + i64::try_from(ms).unwrap_or_default();
         let mut looked = Looked { source_now: at(now), ..Looked::default() };
-        for signal in plan.signals.keys() {
+        for (signal, counters) in &plan.signals {
+            // A histogram has a bucket of the good ones.
+            let good = counters.counters.contains_key(&Role::Good);
             for (arm, release) in &plan.arms {
                 let series = looked.samples.entry(signal.clone()).or_default().entry(*arm).or_default();
                 let Some(history) = self.history.get(release).filter(|_| !matches!(lie, Some((Lie::Empty, _)))) else { continue };
@@ -177,12 +179,16 @@ impl Traffic {
                     .rev()
                     .take(if plan.since.is_some() { KEPT } else { 5 })
                     .collect();
-                for role in [Role::Total, Role::Bad] {
+                for role in [Role::Total, if good { Role::Good } else { Role::Bad }] {
                     let sample = |counted: &(u64, u64, u64)| {
                         let (total, bad) = frozen(counted);
-                        let value = if role == Role::Total { total as f64 } else { bad as f64 };
+                        let value = match role {
+                            Role::Total => total,
+                            Role::Bad => bad,
+                            Role::Good => total - bad,
+                        } as f64;
                         match lie {
-                            Some((Lie::Nan, _)) if role == Role::Bad => Sample { at: at(counted.0), value: f64::NAN },
+                            Some((Lie::Nan, _)) if role != Role::Total => Sample { at: at(counted.0), value: f64::NAN },
                             Some((Lie::Future, _)) => Sample { at: at(counted.0 + 60_000), value },
                             _ => Sample { at: at(counted.0), value },
                         }

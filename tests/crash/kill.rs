@@ -112,6 +112,14 @@ async fn a_controller_killed_during_reverts_ends_each_and_does_nothing_twice() {
     assert!(verified.is_ok(), "{verified:?}");
     let (code, said) = say(house.dir(), &["audit", "verify"]);
     assert_eq!(code, 0, "{said}");
+    // What was decided over all these lives of a controller is decided again from the exported log.
+    let (code, log) = say(house.dir(), &["audit", "export"]);
+    assert_eq!(code, 0, "{log}");
+    let file = house.dir().join("log.jsonl");
+    std::fs::write(&file, &log).expect("the log can be written");
+    let (code, said) = say(house.dir(), &["replay", &file.display().to_string()]);
+    assert!(code == 0 && said.contains("all as recorded"), "{code}: {said}");
+    eprintln!("{said}");
     // The first revert is found by its id, long after others of the same rollout.
     let (code, said) = say(house.dir(), &["explain", &first.expect("a revert")]);
     assert!(code == 0 && said.contains("decided to revert") && said.contains("c0"), "{code}: {said}");

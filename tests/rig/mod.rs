@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test uses the part that it needs")]
 
 mod pages;
+mod replayed;
 mod shape;
 
 use std::collections::BTreeMap;
@@ -350,6 +351,7 @@ impl House {
     /// Ends controller and host.
     pub async fn end(mut self) {
         self.stop_controller().await;
+        replayed::replays(&self.store());
     }
 }
 

@@ -10,7 +10,9 @@ use serde_json::json;
 use super::picture;
 use crate::cli::text::{Paint, span, table};
 use crate::cli::{Global, context};
+use crate::core::policy::Policy;
 use crate::core::spec::Percent;
+use crate::core::state::Guard;
 use crate::error::{Error, Exit};
 use crate::sim::house;
 use crate::sim::rehearsal::{BAD, End, Film, HEALTHY, Model, Outcome, Rehearsal};
@@ -59,6 +61,26 @@ fn rate(text: &str) -> Result<f64, String> {
 impl Args {
     pub(super) fn is_wanted(&self) -> bool {
         !self.paths.is_empty()
+    }
+
+    /// The guard and policy that a story is played under, if files or folders are named.
+    pub(super) fn stage(&self) -> Result<Option<(Guard, Policy)>, Error> {
+        if self.paths.is_empty() {
+            return Ok(None);
+        }
+        let loaded = spec::load(&self.paths);
+        let report = CheckReport::of(&loaded);
+        if !report.is_ok() {
+            return Err(Error::invalid(format!("the documents have errors\n\n{}", report.render(false))));
+        }
+        let mut guards = report.insights.iter().filter(|guard| self.guard.as_ref().is_none_or(|only| *only == guard.guard));
+        let (Some(guard), None) = (guards.next(), guards.next()) else {
+            let error = Error::usage("a story is played under one guard");
+            return Err(error.hint("name a file with one GuardedRollout, or choose it with --guard"));
+        };
+        let by = if self.agent { house::agent("bot") } else { house::person("dan") };
+        let rehearsal = Rehearsal::new(&loaded, &guard.guard, guard.scrape_interval, by, self.rate);
+        Ok(rehearsal.map(|rehearsal| (rehearsal.guard().clone(), rehearsal.policy().clone())))
     }
 
     /// Rehearses. Exit 1 if a candidate that was not at fault was taken out, 3 if the documents have errors.

@@ -7,16 +7,19 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::cli::{Global, context};
+use crate::core::policy::Policy;
+use crate::core::state::Guard;
 use crate::error::{Error, Exit};
 use crate::sim::story::{self, Story};
 
 /// More is not read of a file: far longer than any story.
 const BYTES_MAX: u64 = 1024 * 1024;
 
-/// Plays the story in `file`.
-pub(super) fn run(file: &Path, global: &Global) -> Result<Exit, Error> {
+/// Plays the story in `file`, under a guard and policy of one's own if there are some.
+pub(super) fn run(file: &Path, stage: Option<(Guard, Policy)>, global: &Global) -> Result<Exit, Error> {
     let story = read(file, context::paint(global.color).is_colored())?;
-    let transcript = story::run(&story, story.guard(), story.policy());
+    let (guard, policy) = stage.unwrap_or_else(|| (story.guard(), story.policy()));
+    let transcript = story::run(&story, guard, policy);
     let exit = if transcript.failure.is_none() { Exit::Done } else { Exit::No };
     if global.json {
         context::print_json(&json!({"title": transcript.title, "lines": transcript.lines, "failure": transcript.failure}))?;

@@ -10,6 +10,7 @@ mod commanded;
 mod deployed;
 mod found;
 mod journaled;
+mod looking;
 mod promoting;
 mod recovering;
 mod resting;
@@ -23,10 +24,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::actor::Request;
-use super::input::{Alerted, Arm, ArmHealth, Input, Looked, Observed, Scope};
+use super::input::{Alerted, ArmHealth, Input, Observed, Scope};
 use super::invariant::{self, Invariant};
 use super::journal::Taken;
-use super::judge::{Interval, Judge, Judgement, Sight, Tape};
+use super::judge::{Judge, Judgement, Tape};
 use super::mutant::Mutant;
 use super::policy::Policy;
 use super::reason::{Reason, Verdict};
@@ -35,7 +36,7 @@ use super::release::{Release, ReleaseId};
 use super::spec::{GuardedRollout, Percent};
 use super::state::{Guard, Key, Phase, PhaseKind, State, Trial};
 use super::time::{Mono, Now};
-use super::work::{Action, Commit, Effect, EffectId, Fence, Lane, LookPlan, Work};
+use super::work::{Action, Commit, Effect, EffectId, Fence, Lane, Work};
 
 /// Rounds that one input may take through the phases before the machine insists on an input from outside.
 const STEPS_MAX: usize = 16;
@@ -479,102 +480,6 @@ impl Machine {
     /// The invariant that stopped this machine, if one did.
     pub fn halted(&self) -> Option<Invariant> {
         self.halted
-    }
-
-    // ------------------------------------------------------------------------------------------------ looks
-
-    fn wants_look(&self) -> bool {
-        match &self.state.phase {
-            Phase::Advancing(_) | Phase::Promoting { .. } | Phase::Watching { .. } | Phase::Recovering(_) => self.judge.is_some(),
-            Phase::Idle
-            | Phase::Admitting { .. }
-            | Phase::Refused { .. }
-            | Phase::AwaitingApproval { .. }
-            | Phase::Reverting(_)
-            | Phase::Reverted(_)
-            | Phase::Stuck { .. } => false,
-        }
-    }
-
-    fn schedule_look(&mut self, work: &mut Work) {
-        if let Some((_, until)) = self.look.in_flight
-            && self.now.mono >= until
-        {
-            // The answer got lost; the judge learns nothing from that.
-            (self.look.in_flight, self.look.outdated) = (None, false);
-        }
-        if !self.wants_look() || self.look.in_flight.is_some() || self.now.mono < self.look.next {
-            return;
-        }
-        let Some(judge) = &self.judge else { return };
-        let interval = self.guard.interval;
-        let spec = self.spec();
-        let plan = LookPlan {
-            source: spec.source.clone(),
-            signals: judge.config().signals.clone(),
-            arm_label: spec.arms.by.label().to_owned(),
-            arms: self.compared(),
-            members: BTreeMap::new(),
-            since: judge.since(),
-        };
-        // Twice the interval, so that a slow answer is still an answer, and at most 20 s so that a hanging one is not waited for.
-        let patience = (interval.0 * 2).clamp(Duration::from_secs(2), Duration::from_secs(20));
-        self.look.count = self.look.count.wrapping_add(1);
-        let id = EffectId { revision: self.state.revision, ordinal: u32::MAX - 1 - (self.look.count % 1_000_000) };
-        let deadline = self.now.mono.after(patience);
-        self.look.in_flight = Some((id, deadline));
-        self.look.next = self.now.mono.after(interval);
-        work.safe.push(Effect { id, fence: Fence::None, deadline, lane: Lane::Forward, action: Action::Look(plan) });
-    }
-
-    /// The release of each arm that is compared now.
-    fn compared(&self) -> BTreeMap<Arm, ReleaseId> {
-        let mut arms = BTreeMap::new();
-        if let Phase::Recovering(_) = self.state.phase {
-            arms.extend(self.serving().map(|id| (Arm::Stable, id)));
-            return arms;
-        }
-        arms.extend(self.trial().map(|trial| (Arm::Candidate, trial.candidate.id.clone())));
-        arms.extend(self.state.stable.clone().map(|id| (Arm::Stable, id)));
-        arms
-    }
-
-    /// The release with the largest wanted share.
-    fn serving(&self) -> Option<ReleaseId> {
-        self.state.weights.iter().max_by(|a, b| a.1.fraction().total_cmp(&b.1.fraction())).map(|(id, _)| id.clone())
-    }
-
-    fn looked(&mut self, looked: &Looked) -> Taken {
-        self.look.in_flight = None;
-        if std::mem::take(&mut self.look.outdated) {
-            self.settle();
-            return Taken::Looked(Sight::Outdated);
-        }
-        let seen = self.judge.as_mut().map(|judge| judge.look(looked));
-        let (sight, closed) = seen.unwrap_or((Sight::Nothing, Vec::new()));
-        self.saw(&closed);
-        Taken::Looked(sight)
-    }
-
-    /// A look was judged.
-    fn saw(&mut self, closed: &[Interval]) {
-        if let Some(judge) = &self.judge {
-            self.judgement = Some(judge.verdict());
-        }
-        self.counters_moved();
-        for interval in closed {
-            self.intervals.push(interval);
-        }
-        if self.intervals.len() >= INTERVALS_MAX {
-            self.take_checkpoint();
-        }
-        self.settle();
-    }
-
-    /// Commits where the judge stands, and what was taken in, before too much of it gathers.
-    fn take_checkpoint(&mut self) {
-        let (scored, bake) = (super::time::Span::default(), super::time::Span::default());
-        self.decide(Decision::Checkpoint, Reason::Baking { scored, bake }, "checkpoint");
     }
 
     // ------------------------------------------------------------------------------------------------ surroundings

@@ -11,6 +11,10 @@ use crate::core::state::{Phase, Revert};
 /// Scrapes in a row within the objectives that count as recovered.
 const RECOVERED_SCRAPES: usize = 3;
 
+/// Going back made it worse if this many times the share of requests goes bad, and at least so many requests.
+const WORSE_TIMES: f64 = 2.0;
+const WORSE_LEAST: f64 = 10.0;
+
 impl Machine {
     /// Fresh eyes on what serves now.
     pub(super) fn start_recovery(&mut self) {
@@ -39,7 +43,26 @@ impl Machine {
                 self.page(Reason::NotRecovered { what: "no requests to judge the recovery by".into() });
                 self.hold(revert)
             }
-            Some(false) | None => false,
+            Some(false) => {
+                self.warn_if_worse(&revert);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Whoever could help hears at once that going back made it worse; until the deadline it may still get better.
+    fn warn_if_worse(&mut self, revert: &Revert) {
+        let (Reason::Breach { objective, counts } | Reason::BreachAlone { objective, counts }) = &revert.reason else { return };
+        let told = matches!(self.waiting, Some(Reason::NotRecovered { .. }));
+        let Some(now) = self.stable_lately(objective, RECOVERED_SCRAPES).filter(|_| !told) else { return };
+        let before = counts.candidate_bad / counts.candidate_total.max(1.0);
+        if now.bad >= WORSE_LEAST && now.bad > WORSE_TIMES * before * now.total {
+            let serves = self.serving().map_or_else(|| "nobody".into(), |id| self.state.name(&id));
+            let what = format!("worse than before: {:.0} of the last {:.0} requests to {serves} went bad", now.bad, now.total);
+            let reason = Reason::NotRecovered { what };
+            self.page(reason.clone());
+            self.waiting = Some(reason);
         }
     }
 

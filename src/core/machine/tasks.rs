@@ -38,6 +38,14 @@ pub(super) struct Flight {
     pub(super) until: Mono,
 }
 
+/// How long an effect is left alone after so many tries.
+fn pause(task: &Task, attempts: u32) -> Duration {
+    match task.effect.lane {
+        Lane::Revert => backoff::urgent(attempts),
+        Lane::Forward => backoff::wait(attempts),
+    }
+}
+
 impl Machine {
     /// Wants an effect. The same wish again changes nothing; another wish of the same name replaces the older.
     pub(super) fn want(&mut self, key: Key, action: Action, fence: Fence, lane: Lane, safe: bool) {
@@ -257,7 +265,7 @@ impl Machine {
                 format!("{name}: it serves, and nothing is to take over")
             }
             Outcome::Transient { what, retry_after } => {
-                let wait = retry_after.map_or_else(|| backoff::wait(task.attempts + 1), Duration::from);
+                let wait = retry_after.map_or_else(|| pause(&task, task.attempts + 1), Duration::from);
                 self.try_again(&key, wait, &what);
                 format!("{name}: {what}")
             }
@@ -318,7 +326,7 @@ impl Machine {
             }
             task.attempts += 1;
             // Even an unknown outcome waits after a few tries: nothing spins.
-            let wait = if task.attempts > 3 { wait.max(backoff::wait(task.attempts)) } else { wait };
+            let wait = if task.attempts > 3 { wait.max(pause(task, task.attempts)) } else { wait };
             task.not_before = now.after(wait);
             task.trouble = Some(what.to_owned());
         }

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use crate::core::text::text_serde;
 use crate::core::time::Span;
 
-/// A share, written `99.5%`; kept as a fraction of one.
+/// A share, written `99.5%`; kept as a fraction of one, of at most eight digits after the point in per cent: so the text of
+/// every share is the share itself, and what is restored from text goes on as if it had never been written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, PartialOrd)]
 pub struct Percent(f64);
 
@@ -18,7 +19,7 @@ impl Percent {
 
     /// `percent` of a hundred; clamped to 0 to 100, and 0 if it is not a number.
     pub fn new(percent: f64) -> Self {
-        Self(if percent.is_nan() { 0.0 } else { percent.clamp(0.0, 100.0) / 100.0 })
+        Self(if percent.is_nan() { 0.0 } else { (percent.clamp(0.0, 100.0) * 1e8).round() / 1e8 / 100.0 })
     }
 
     /// The share as a fraction of one.
@@ -35,7 +36,7 @@ impl Percent {
     /// What is missing to a hundred.
     #[must_use]
     pub fn rest(self) -> Self {
-        Self(1.0 - self.0)
+        Self::new((1.0 - self.0) * 100.0)
     }
 }
 
@@ -53,7 +54,7 @@ impl FromStr for Percent {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let number = text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
         match number {
-            Some(number) if (0.0..=100.0).contains(&number) => Ok(Self(number / 100.0)),
+            Some(number) if (0.0..=100.0).contains(&number) => Ok(Self::new(number)),
             _ => Err(format!("`{text}` is not a share: expected `0%` to `100%`, such as `99.5%`")),
         }
     }

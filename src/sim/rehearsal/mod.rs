@@ -144,6 +144,16 @@ impl Rehearsal {
         Self { guard, policy, by, rate }
     }
 
+    /// The guard, with the objectives that policies add.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// The policy.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// One life. The film of it is made on the way.
     pub fn live(&self, model: Model, seed: u64, film: Option<&mut Film>) -> Outcome {
         match self.begin(model, seed) {
