@@ -10,15 +10,16 @@ use serde_json::json;
 use super::picture;
 use crate::cli::text::{Paint, span, table};
 use crate::cli::{Global, context};
+use crate::core::actor::Request;
 use crate::core::policy::Policy;
 use crate::core::spec::Percent;
 use crate::core::state::Guard;
+use crate::core::time::Span;
 use crate::error::{Error, Exit};
 use crate::sim::house;
 use crate::sim::rehearsal::{BAD, End, Film, HEALTHY, Model, Outcome, Rehearsal};
-use crate::spec::{self, CheckReport};
+use crate::spec::{self, CheckReport, Loaded};
 
-/// What is rehearsed, and how.
 /// Reads the name of a way to fail.
 fn models() -> impl clap::builder::TypedValueParser<Value = Model> {
     use clap::builder::TypedValueParser as _;
@@ -28,6 +29,7 @@ fn models() -> impl clap::builder::TypedValueParser<Value = Model> {
     })
 }
 
+/// What is rehearsed, and how.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
@@ -79,8 +81,15 @@ impl Args {
             return Err(error.hint("name a file with one GuardedRollout, or choose it with --guard"));
         };
         let by = if self.agent { house::agent("bot") } else { house::person("dan") };
-        let rehearsal = Rehearsal::new(&loaded, &guard.guard, guard.scrape_interval, by, self.rate);
+        let rehearsal = self.of(&loaded, &guard.guard, guard.scrape_interval, by);
         Ok(rehearsal.map(|rehearsal| (rehearsal.guard().clone(), rehearsal.policy().clone())))
+    }
+
+    /// The rehearsal of the guard `key`; absent if there is no such guard.
+    fn of(&self, loaded: &Loaded, key: &str, interval: Span, by: Request) -> Option<Rehearsal> {
+        let (_, spec) = loaded.rollouts.get(key)?;
+        let policy = loaded.policy(key, &by.actor)?;
+        Some(Rehearsal::new(key, spec, policy, interval, by, self.rate))
     }
 
     /// Rehearses. Exit 1 if a candidate that was not at fault was taken out, 3 if the documents have errors.
@@ -110,10 +119,7 @@ impl Args {
         let by = if self.agent { house::agent("bot") } else { house::person("dan") };
         let (mut values, mut exit) = (Vec::new(), Exit::Done);
         for guard in guards {
-            let (Some((_, spec)), Some(policy)) = (loaded.rollouts.get(&guard.guard), loaded.policy(&guard.guard, &by.actor)) else {
-                continue;
-            };
-            let rehearsal = Rehearsal::new(&guard.guard, spec, policy, guard.scrape_interval, by.clone(), self.rate);
+            let Some(rehearsal) = self.of(&loaded, &guard.guard, guard.scrape_interval, by.clone()) else { continue };
             let models = if self.models.is_empty() { Model::ALL.to_vec() } else { self.models.clone() };
             let bar = progress(models.len() as u64 * runs, global.json);
             bar.set_message(guard.guard.clone());
