@@ -6,7 +6,7 @@ use backstop::spec::crd;
 use serde_json::{Value, json};
 
 use crate::bed;
-use crate::rig::{Rig, SOON, image};
+use crate::rig::{Rig, SOON, backstop, image};
 
 #[test]
 fn what_an_agent_deploys_waits_and_what_goes_back_does_not() {
@@ -14,13 +14,8 @@ fn what_an_agent_deploys_waits_and_what_goes_back_does_not() {
     let mut rig =
         Rig::deployment("kept", 2, &json!({"canary": {"route": {"replicaRatio": {}}, "steps": [{"weight": "34%", "bake": "2m"}]}}));
     let cluster = std::sync::Arc::clone(&rig.cluster);
-    cluster.kubectl(&["create", "namespace", "backstop-system"]);
-    let (agent, backstop) = (cluster.service_account("default", "deployer"), cluster.service_account("backstop-system", "backstop"));
-    for (name, account) in [("deployer", "default:deployer"), ("backstop", "backstop-system:backstop")] {
-        let account = format!("--serviceaccount={account}");
-        let role = if name == "backstop" { "--clusterrole=cluster-admin" } else { "--clusterrole=edit" };
-        cluster.kubectl(&["create", "clusterrolebinding", name, role, &account]);
-    }
+    let (agent, backstop) = (cluster.service_account("default", "deployer"), backstop(&cluster));
+    cluster.kubectl(&["create", "clusterrolebinding", "deployer", "--clusterrole=edit", "--serviceaccount=default:deployer"]);
     cluster.apply(&crd::admission("backstop-system"));
     let mark = ["label", "deployment", "kept", "backstop.dev/guarded=driven"];
     let held = || cluster.admin().kubectl(&[mark.as_slice(), &["--dry-run=server"]].concat(), "").is_err().then_some(());

@@ -49,8 +49,14 @@ fn shared() -> Arc<Cluster> {
     cluster.kubectl(&["apply", "--server-side", "--filename", &gateway.display().to_string()]);
     cluster.apply(VIRTUAL_SERVICES);
     cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "customresourcedefinitions", "--all"]);
+    cluster.backstop();
     *shared = Arc::downgrade(&cluster);
     cluster
+}
+
+/// Backstop's own account there, with the rights that `backstop install` gives it.
+pub fn backstop(cluster: &Cluster) -> User {
+    cluster.user("backstop-system-backstop")
 }
 
 /// As much of Istio's resource as backstop touches.
@@ -103,7 +109,7 @@ impl Rig {
     fn new(kind: &'static str, name: &str, strategy: &Value) -> Self {
         let cluster = shared();
         let runtime = Runtime::new().expect("a runtime");
-        let act = runtime.block_on(act_as(&cluster.backstop()));
+        let act = runtime.block_on(act_as(&backstop(&cluster)));
         let spec = json!({
             "workload": {kind: {"name": name}}, "arms": {"by": "pod"}, "source": "prometheus", "attestation": {"policy": "release"},
             "objectives": [{"name": "availability", "good": "99%", "ratio": {"bad": "bad_total", "total": "all_total"}}],

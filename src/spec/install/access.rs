@@ -48,7 +48,7 @@ const fn access(
 }
 
 /// Everything that is used. Self-reviews (`selfsubjectreviews`, `selfsubjectaccessreviews`) are open to everybody who is authenticated.
-pub const TABLE: [Access; 25] = [
+pub const TABLE: [Access; 24] = [
     access(("", "secrets"), Place::Own, &["get", "create"], NOTHING, "the signing key, and credentials that a GuardSource names"),
     access(("", "configmaps"), Place::Own, MAKE, &["get", "list"], "the public key, evidence, and freezes of wider scopes"),
     access(("backstop.dev", "releaserecords"), Place::Own, &["get", "list", "watch", "create"], &["get", "list"], "the ledger"),
@@ -62,20 +62,25 @@ pub const TABLE: [Access; 25] = [
         &["get", "patch"],
         "state, committed before it acts",
     ),
-    access(("apps", "deployments"), Place::Guarded, MAKE, &["get", "patch"], "restore a template, go on or pause; the candidate is one"),
+    access(
+        ("apps", "deployments"),
+        Place::Guarded,
+        MAKE,
+        &["get", "list", "patch"],
+        "restore a template, go on or pause; the candidate is one",
+    ),
     access(("apps", "statefulsets"), Place::Guarded, WRITE, &["get", "patch"], "restore a template"),
     access(("apps", "daemonsets"), Place::Guarded, WRITE, &["get", "patch"], "restore a template"),
     access(("apps", "replicasets"), Place::Guarded, READ, &["list"], "which pods belong to which release"),
     access(("apps", "controllerrevisions"), Place::Guarded, READ, &["list"], "which pods belong to which release"),
-    access(("", "pods"), Place::Guarded, READ, &["list"], "the members of an arm, and what fails them"),
-    access(("", "services"), Place::Guarded, MAKE, &["get", "patch"], "the candidate's Service; the selector of a blue-green switch"),
     access(
-        ("", "configmaps"),
+        ("", "pods"),
         Place::Guarded,
-        &["get", "create", "patch"],
-        &["get", "create", "patch"],
-        "ConfigMaps that were opted in go back with a release",
+        &["get", "list", "watch", "delete"],
+        &["list", "delete"],
+        "the members of an arm, and what fails them; those that block a StatefulSet's restore",
     ),
+    access(("", "services"), Place::Guarded, MAKE, &["get", "patch"], "the candidate's Service; the selector of a blue-green switch"),
     access(("", "resourcequotas"), Place::Guarded, &["list"], NOTHING, "whether a restore has room"),
     access(
         ("autoscaling", "horizontalpodautoscalers"),
