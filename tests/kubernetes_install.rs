@@ -223,9 +223,9 @@ fn nobody_slips_pods_or_routes_under_a_guard() {
     assert!(held.is_some(), "and says why: {}", shop.cluster.get("deployment", &["second", "--namespace=shop"]));
     // Nor under the name of one of backstop's own copies.
     second["metadata"]["name"] = json!("checkout-candidate");
-    second["metadata"]["labels"]["backstop.dev/arm-of"] = json!("checkout");
+    second["metadata"]["labels"]["backstop.dev/of"] = json!("checkout");
     for place in ["/spec/selector/matchLabels", "/spec/template/metadata/labels"] {
-        *second.pointer_mut(place).expect("labels") = json!({"app": "checkout", "backstop.dev/arm-of": "checkout"});
+        *second.pointer_mut(place).expect("labels") = json!({"app": "checkout", "backstop.dev/of": "checkout"});
     }
     let said = shop.refused(&second);
     assert!(said.contains("belongs to a guard"), "{said}");
@@ -283,11 +283,11 @@ fn on_call_reverts_past_the_policies_and_an_agent_cannot_pretend_to() {
     assert_eq!(checkout()["spec"]["paused"], true);
     // What the command line writes without the controller.
     let revert = json!({
-        "metadata": {"annotations": {"backstop.dev/fences": "{\"generation\":1}", "backstop.dev/written": "v1"}},
+        "metadata": {"annotations": {"backstop.dev/revision": "{\"generation\":1}", "backstop.dev/written": "v1"}},
         "spec": {"paused": null, "template": {"spec": {"containers": [{"name": "main", "image": image('a')}]}}},
     })
     .to_string();
-    let turn = json!({"metadata": {"annotations": {"backstop.dev/fences": "{\"generation\":1}"}}, "spec": {"selector": {"app": "other"}}})
+    let turn = json!({"metadata": {"annotations": {"backstop.dev/revision": "{\"generation\":1}"}}, "spec": {"selector": {"app": "other"}}})
         .to_string();
     let patch = |user: &User, kind: &str, patch: &str| user.kubectl(&["patch", kind, "checkout", "--namespace=shop", "--patch", patch], "");
     assert!(patch(&shop.agent, "deployment", &revert).expect_err("an agent does not").contains("backstop's own"));
