@@ -79,8 +79,11 @@ impl Args {
             return Err(error.hint("name a file with one GuardedRollout, or choose it with --guard"));
         };
         let by = if self.agent { house::agent("bot") } else { house::person("dan") };
-        let rehearsal = Rehearsal::new(&loaded, &guard.guard, guard.scrape_interval, by, self.rate);
-        Ok(rehearsal.map(|rehearsal| (rehearsal.guard().clone(), rehearsal.policy().clone())))
+        let documents = loaded.rollouts.get(&guard.guard).zip(loaded.policy(&guard.guard, &by.actor));
+        Ok(documents.map(|((_, spec), policy)| {
+            let rehearsal = Rehearsal::new(&guard.guard, spec, policy, guard.scrape_interval, by, self.rate);
+            (rehearsal.guard().clone(), rehearsal.policy().clone())
+        }))
     }
 
     /// Rehearses. Exit 1 if a candidate that was not at fault was taken out, 3 if the documents have errors.
