@@ -112,7 +112,14 @@ async fn a_controller_killed_during_reverts_ends_each_and_does_nothing_twice() {
     assert!(verified.is_ok(), "{verified:?}");
     let (code, said) = say(house.dir(), &["audit", "verify"]);
     assert_eq!(code, 0, "{said}");
-    // What was decided over all these lives of a controller is decided again from the exported log.
+    replays(&house);
+    // The first revert is found by its id, long after others of the same rollout.
+    let (code, said) = say(house.dir(), &["explain", &first.expect("a revert")]);
+    assert!(code == 0 && said.contains("decided to revert") && said.contains("c0"), "{code}: {said}");
+}
+
+/// What was decided over all these lives of a controller is decided again from the exported log.
+fn replays(house: &House) {
     let (code, log) = say(house.dir(), &["audit", "export"]);
     assert_eq!(code, 0, "{log}");
     let file = house.dir().join("log.jsonl");
@@ -120,9 +127,6 @@ async fn a_controller_killed_during_reverts_ends_each_and_does_nothing_twice() {
     let (code, said) = say(house.dir(), &["replay", &file.display().to_string()]);
     assert!(code == 0 && said.contains("all as recorded"), "{code}: {said}");
     eprintln!("{said}");
-    // The first revert is found by its id, long after others of the same rollout.
-    let (code, said) = say(house.dir(), &["explain", &first.expect("a revert")]);
-    assert!(code == 0 && said.contains("decided to revert") && said.contains("c0"), "{code}: {said}");
 }
 
 fn check(counted: &Counted, view: &View, stable: &Release, candidate: &Release, when: &str) {

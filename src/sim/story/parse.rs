@@ -431,6 +431,22 @@ impl<'a> Words<'a> {
             "host" => self.away().map(Fact::Host),
             "pager" => self.choose(&[("is down", Fact::Webhook(false)), ("is back", Fact::Webhook(true))]),
             "controller dies for" => self.span().map(Fact::Dies),
+            "evidence of" => {
+                let release = self.release()?;
+                self.choose(&[("is tampered with", Fact::Tampered(release))])
+            }
+            "image of" => {
+                let release = self.release()?;
+                self.choose(&[("is gone from the registry", Fact::Gone(release))])
+            }
+            "members of" => self.members(),
+            around => self.around(around),
+        }
+    }
+
+    /// Clocks, other people's machines, neighbours, policies and alerts.
+    fn around(&mut self, subject: &str) -> Parsed<Fact> {
+        match subject {
             "clock steps" => {
                 let sign = self.choose(&[("forward", 1), ("back", -1)])?;
                 Ok(Fact::Clock(sign * i64::try_from(self.span()?.millis()).unwrap_or_default()))
@@ -454,21 +470,12 @@ impl<'a> Words<'a> {
                 self.choose(&[("approvals", ()), ("approval", ())])?;
                 Ok(Fact::Approvals(approvals))
             }
-            "alert" => {
+            _ => {
                 let name = self.name("the alert's name", "Burning")?;
                 let firing = self.choose(&[("fires", true), ("ends", false)])?;
                 let trust = if self.take("and may revert") { Trust::Revert } else { Trust::Wait };
                 Ok(Fact::Alert(name, firing, trust))
             }
-            "evidence of" => {
-                let release = self.release()?;
-                self.choose(&[("is tampered with", Fact::Tampered(release))])
-            }
-            "image of" => {
-                let release = self.release()?;
-                self.choose(&[("is gone from the registry", Fact::Gone(release))])
-            }
-            _ => self.members(),
         }
     }
 
