@@ -127,6 +127,14 @@ fn replays(house: &House) {
     let (code, said) = say(house.dir(), &["replay", &file.display().to_string()]);
     assert!(code == 0 && said.contains("all as recorded"), "{code}: {said}");
     eprintln!("{said}");
+    // Another decision than was made, and a line that is missing, are found.
+    std::fs::write(&file, log.replacen("\"decision\":\"revert\"", "\"decision\":\"retreat\"", 1)).expect("the log can be written");
+    let (code, said) = say(house.dir(), &["replay", &file.display().to_string()]);
+    assert!(code == 1 && said.contains("recorded: decided to retreat") && said.contains("now:      decided to revert"), "{code}: {said}");
+    let lines: Vec<&str> = log.lines().collect();
+    std::fs::write(&file, [&lines[..7], &lines[8..]].concat().join("\n")).expect("the log can be written");
+    let (code, said) = say(house.dir(), &["replay", &file.display().to_string()]);
+    assert!(code == 3 && said.contains("entries are missing or out of order"), "{code}: {said}");
 }
 
 fn check(counted: &Counted, view: &View, stable: &Release, candidate: &Release, when: &str) {
