@@ -11,9 +11,3 @@ pub mod sim;
 pub mod spec;
 pub mod telemetry;
 pub mod world;
-
-/// Which backstop this is: the version, and the commit where the build was told of it (`BACKSTOP_REVISION`).
-pub const REVISION: &str = match option_env!("BACKSTOP_REVISION") {
-    Some(revision) => revision,
-    None => concat!("backstop ", env!("CARGO_PKG_VERSION")),
-};

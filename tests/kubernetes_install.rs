@@ -287,8 +287,9 @@ fn on_call_reverts_past_the_policies_and_an_agent_cannot_pretend_to() {
         "spec": {"paused": null, "template": {"spec": {"containers": [{"name": "main", "image": image('a')}]}}},
     })
     .to_string();
-    let turn = json!({"metadata": {"annotations": {"backstop.dev/revision": "{\"generation\":1}"}}, "spec": {"selector": {"app": "other"}}})
-        .to_string();
+    let turn =
+        json!({"metadata": {"annotations": {"backstop.dev/revision": "{\"generation\":1}"}}, "spec": {"selector": {"app": "other"}}})
+            .to_string();
     let patch = |user: &User, kind: &str, patch: &str| user.kubectl(&["patch", kind, "checkout", "--namespace=shop", "--patch", patch], "");
     assert!(patch(&shop.agent, "deployment", &revert).expect_err("an agent does not").contains("backstop's own"));
     assert!(patch(&shop.agent, "service", &turn).expect_err("nor with the Service").contains("override-hold"));

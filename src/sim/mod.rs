@@ -20,3 +20,9 @@ pub mod swarm;
 pub mod traffic;
 mod words;
 pub mod world;
+
+/// Which backstop this is: the version, and the commit where the build was told of it (`BACKSTOP_REVISION`).
+pub const REVISION: &str = match option_env!("BACKSTOP_REVISION") {
+    Some(revision) => revision,
+    None => concat!("version ", env!("CARGO_PKG_VERSION")),
+};

@@ -54,7 +54,7 @@ impl fmt::Display for Report {
         }
         match &self.violation {
             Some(violation) => {
-                writeln!(f, "\nseed {} of {}: {violation}", self.seed, crate::REVISION)?;
+                writeln!(f, "\nseed {} of {}: {violation}", self.seed, super::REVISION)?;
                 write!(f, "again: backstop simulate --self --seed {}", self.seed)
             }
             None => write!(f, "seed {}: {} commits, ends {}, transcript {:016x}", self.seed, self.commits, self.phase, self.digest),

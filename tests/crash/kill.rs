@@ -112,7 +112,14 @@ async fn a_controller_killed_during_reverts_ends_each_and_does_nothing_twice() {
     assert!(verified.is_ok(), "{verified:?}");
     let (code, said) = say(house.dir(), &["audit", "verify"]);
     assert_eq!(code, 0, "{said}");
-    // What was decided over all these lives of a controller is decided again from the exported log.
+    replays(&house);
+    // The first revert is found by its id, long after others of the same rollout.
+    let (code, said) = say(house.dir(), &["explain", &first.expect("a revert")]);
+    assert!(code == 0 && said.contains("decided to revert") && said.contains("c0"), "{code}: {said}");
+}
+
+/// What was decided over all these lives of a controller is decided again from the exported log.
+fn replays(house: &House) {
     let (code, log) = say(house.dir(), &["audit", "export"]);
     assert_eq!(code, 0, "{log}");
     let file = house.dir().join("log.jsonl");
@@ -120,9 +127,14 @@ async fn a_controller_killed_during_reverts_ends_each_and_does_nothing_twice() {
     let (code, said) = say(house.dir(), &["replay", &file.display().to_string()]);
     assert!(code == 0 && said.contains("all as recorded"), "{code}: {said}");
     eprintln!("{said}");
-    // The first revert is found by its id, long after others of the same rollout.
-    let (code, said) = say(house.dir(), &["explain", &first.expect("a revert")]);
-    assert!(code == 0 && said.contains("decided to revert") && said.contains("c0"), "{code}: {said}");
+    // Another decision than was made, and a line that is missing, are found.
+    std::fs::write(&file, log.replacen("\"decision\":\"revert\"", "\"decision\":\"retreat\"", 1)).expect("the log can be written");
+    let (code, said) = say(house.dir(), &["replay", &file.display().to_string()]);
+    assert!(code == 1 && said.contains("recorded: decided to retreat") && said.contains("now:      decided to revert"), "{code}: {said}");
+    let lines: Vec<&str> = log.lines().collect();
+    std::fs::write(&file, [&lines[..7], &lines[8..]].concat().join("\n")).expect("the log can be written");
+    let (code, said) = say(house.dir(), &["replay", &file.display().to_string()]);
+    assert!(code == 3 && said.contains("entries are missing or out of order"), "{code}: {said}");
 }
 
 fn check(counted: &Counted, view: &View, stable: &Release, candidate: &Release, when: &str) {

@@ -131,3 +131,21 @@ impl fmt::Display for Scrapes {
 }
 
 text_serde!(Scrapes, "Scrapes", r"^\s*[1-9][0-9]*\s+scrapes?\s*$", "A number of observed scrape intervals, such as `3 scrapes`.");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_a_share_is_the_share() {
+        for tenths in 0..=100_000_u32 {
+            let share = Percent::new(f64::from(tenths) / 1000.0);
+            for share in [share, share.rest(), share.rest().rest()] {
+                assert_eq!(share.to_string().parse(), Ok(share), "{share:?}");
+            }
+            assert_eq!(share.rest().rest(), share);
+        }
+        let long: Percent = "33.333333333333%".parse().unwrap();
+        assert_eq!((long.to_string().parse(), long.rest().rest()), (Ok(long), long));
+    }
+}

@@ -31,6 +31,27 @@ const UNTIL: Span = Span::minutes(10);
 
 type Parsed<T> = Result<T, Box<Finding>>;
 
+/// What a line about the world begins with: what it is about.
+const SUBJECTS: [&str; 17] = [
+    "traffic",
+    "everything",
+    "prometheus",
+    "registry",
+    "flag service",
+    "store",
+    "host",
+    "pager",
+    "controller dies for",
+    "clock steps",
+    "gitops",
+    "neighbours breaching",
+    "policy demands",
+    "alert",
+    "evidence of",
+    "image of",
+    "members of",
+];
+
 impl Story {
     /// Reads a story; `name` is what people know the file by.
     ///
@@ -391,26 +412,6 @@ impl<'a> Words<'a> {
     }
 
     fn fact(&mut self) -> Parsed<Fact> {
-        // What stands first names what the line is about.
-        const SUBJECTS: [&str; 17] = [
-            "traffic",
-            "everything",
-            "prometheus",
-            "registry",
-            "flag service",
-            "store",
-            "host",
-            "pager",
-            "controller dies for",
-            "clock steps",
-            "gitops",
-            "neighbours breaching",
-            "policy demands",
-            "alert",
-            "evidence of",
-            "image of",
-            "members of",
-        ];
         if self.is_empty() || !SUBJECTS.iter().any(|subject| self.peek() == subject.split(' ').next().unwrap_or_default()) {
             let list = SUBJECTS.map(|subject| format!("`{subject}`")).join(", ");
             let expected = format!("`person`, `agent`, `pipeline`, `wait`, `expect`, a release such as `v2`, or one of {list}");
@@ -431,6 +432,22 @@ impl<'a> Words<'a> {
             "host" => self.away().map(Fact::Host),
             "pager" => self.choose(&[("is down", Fact::Webhook(false)), ("is back", Fact::Webhook(true))]),
             "controller dies for" => self.span().map(Fact::Dies),
+            "evidence of" => {
+                let release = self.release()?;
+                self.choose(&[("is tampered with", Fact::Tampered(release))])
+            }
+            "image of" => {
+                let release = self.release()?;
+                self.choose(&[("is gone from the registry", Fact::Gone(release))])
+            }
+            "members of" => self.members(),
+            around => self.around(around),
+        }
+    }
+
+    /// Clocks, other people's machines, neighbours, policies and alerts.
+    fn around(&mut self, subject: &str) -> Parsed<Fact> {
+        match subject {
             "clock steps" => {
                 let sign = self.choose(&[("forward", 1), ("back", -1)])?;
                 Ok(Fact::Clock(sign * i64::try_from(self.span()?.millis()).unwrap_or_default()))
@@ -454,21 +471,12 @@ impl<'a> Words<'a> {
                 self.choose(&[("approvals", ()), ("approval", ())])?;
                 Ok(Fact::Approvals(approvals))
             }
-            "alert" => {
+            _ => {
                 let name = self.name("the alert's name", "Burning")?;
                 let firing = self.choose(&[("fires", true), ("ends", false)])?;
                 let trust = if self.take("and may revert") { Trust::Revert } else { Trust::Wait };
                 Ok(Fact::Alert(name, firing, trust))
             }
-            "evidence of" => {
-                let release = self.release()?;
-                self.choose(&[("is tampered with", Fact::Tampered(release))])
-            }
-            "image of" => {
-                let release = self.release()?;
-                self.choose(&[("is gone from the registry", Fact::Gone(release))])
-            }
-            _ => self.members(),
         }
     }
 
