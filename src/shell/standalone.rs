@@ -18,7 +18,7 @@ use crate::core::state::Guard;
 use crate::core::time::Span;
 use crate::host::wire::Define;
 use crate::spec::Loaded;
-use crate::world::clock::{self, Clock};
+use crate::world::clock::Clock;
 use crate::world::host_client::HostClient;
 use crate::world::notify::{Notifier, Webhook, WebhookError};
 use crate::world::perform::{Place, World};
@@ -34,8 +34,6 @@ const HOST_SCRAPE: Span = Span::seconds(1);
 const OBSERVE_ACTIVE: Duration = Duration::from_millis(100);
 /// How often it is looked at otherwise.
 const OBSERVE_RESTING: Duration = Duration::from_secs(1);
-/// How often a rollout under way is told what it was told already.
-const OBSERVE_AGAIN: Duration = Duration::from_secs(1);
 /// How often the surroundings are looked at, for what goes away with time.
 const SURROUNDINGS: Duration = Duration::from_secs(1);
 /// How long the host may take to answer.
@@ -285,8 +283,6 @@ async fn observe(
     let (namespace, name) = key.split_once('/').unwrap_or(("default", &key));
     let Some(host) = shared.world.host() else { return };
     let mut last: Option<Observed> = None;
-    let mut told = clock::instant();
-    let mut resting = false;
     let mut defined: Option<Process> = None;
     let mut metrics: Option<SocketAddr> = None;
     loop {
@@ -311,11 +307,12 @@ async fn observe(
                 if metrics != Some(view.metrics) && spec.source == HOST_SOURCE {
                     metrics = connect_host(&shared, view.metrics);
                 }
-                // An effect's own reading may be older than this one and come in after it: so it is told again while that matters.
-                let now = clock::instant();
-                if last.as_ref() != Some(&view.observed) || (!resting && now >= told + OBSERVE_AGAIN) {
-                    last = Some(view.observed.clone());
-                    told = now;
+                // An effect's own reading may be older than this one and have come in after it: then it is told again.
+                let believed = shared.handle.view(&key);
+                let seen = &view.observed;
+                let otherwise = believed.is_some_and(|believed| believed.0.arms != seen.arms || believed.0.observed != seen.weights);
+                if otherwise || last.as_ref() != Some(seen) {
+                    last = Some(seen.clone());
                     if ordinary.send(Input::Observed(view.observed)).await.is_err() {
                         return;
                     }
@@ -327,7 +324,7 @@ async fn observe(
                 metrics = None;
             }
         }
-        resting = shared.handle.view(&key).is_none_or(|view| view.0.phase.is_resting() && view.0.open.is_empty());
+        let resting = shared.handle.view(&key).is_none_or(|view| view.0.phase.is_resting() && view.0.open.is_empty());
         let pause = if resting && defined.is_some() { OBSERVE_RESTING } else { OBSERVE_ACTIVE };
         let moved = async {
             if let Some(mut line) = shared.handle.line(&key) {
