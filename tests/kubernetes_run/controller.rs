@@ -204,7 +204,10 @@ fn a_running_service_is_found_adopted_deployed_and_reverted_across_a_kill() {
     };
     assert!(bed::eventually(SOON, quarantined).is_some(), "{}", shop.cluster.get("grec", &["--namespace", SYSTEM]));
 
-    // What is quarantined stays out.
+    // The guard is deleted in the middle of it and created again: what is quarantined stays out.
+    shop.cluster.kubectl(&["delete", "gro", "checkout", "--namespace=store"]);
+    shop.cluster.apply(&Shop::guard("checkout").to_string());
+    shop.until("checkout", "found again", |status| status["stable"]["image"] == v1.as_str());
     shop.cluster.kubectl(&["set", "image", "--namespace=store", "deployment/checkout", &format!("main={v2}")]);
     let turned_away = || shop.log("a").lines().rev().find(|line| line.contains("BS050")).map(str::to_owned);
     assert!(bed::eventually(SOON, turned_away).is_some(), "{}", shop.log("a"));

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use kube::api::DynamicObject;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::Setup;
@@ -47,12 +47,16 @@ pub(super) struct Supervisor {
     good: BTreeMap<String, (Metadata, GuardedRollout)>,
     sources: BTreeMap<String, GuardSource>,
     running: BTreeMap<String, Running>,
+    /// Rung when a guard's task has ended: another one may have to take its place.
+    ended: Arc<Notify>,
     trouble: BTreeMap<String, String>,
     listed: BTreeSet<Kind>,
 }
 
 /// What an object's status says that matters to those who do not run it.
 struct Glance {
+    /// Another one is another guard under the same name.
+    uid: Option<String>,
     /// A revert is under way.
     urgent: bool,
     conditions: Vec<crate::spec::crd::StatusCondition>,
@@ -84,6 +88,7 @@ impl Supervisor {
             good: BTreeMap::new(),
             sources: BTreeMap::new(),
             running: BTreeMap::new(),
+            ended: Arc::default(),
             trouble: BTreeMap::new(),
             listed: BTreeSet::new(),
         }
@@ -116,6 +121,7 @@ impl Supervisor {
                 Some(one) = told.recv() => self.take(one),
                 Ok(()) = self.living.changed() => true,
                 Ok(()) = self.stamped.changed() => true,
+                () = self.ended.notified() => true,
                 () = settle => {
                     due = None;
                     self.settle().await;
@@ -168,8 +174,16 @@ impl Supervisor {
         if kind == Kind::GuardedRollout {
             self.seen.remove(key);
             self.good.remove(key);
+            self.end(key);
         }
         self.books.remove(kind, key)
+    }
+
+    /// Has a guard's task end. What is to run under that name begins anew once it has.
+    fn end(&self, key: &str) {
+        if let Some(running) = self.running.get(key) {
+            running.stop.send_replace(true);
+        }
     }
 
     /// Looks at a guard's status: another replica, or a command line, may have decided. Whether its urgency has changed.
@@ -180,8 +194,13 @@ impl Supervisor {
         let breached = phase == "Reverting" && object.data["status"]["verdict"] == "Breach";
         let conditions: Vec<_> = serde_json::from_value(object.data["status"]["conditions"].clone()).unwrap_or_default();
         let known = report::is_known(&conditions, self.trouble.get(&key).map(String::as_str));
-        let glance = Glance { urgent, conditions, generation: object.metadata.generation };
-        let before = self.seen.insert(key.clone(), glance).is_some_and(|before| before.urgent);
+        let uid = object.metadata.uid.clone();
+        let glance = Glance { uid: uid.clone(), urgent, conditions, generation: object.metadata.generation };
+        let known_before = self.seen.insert(key.clone(), glance);
+        if known_before.as_ref().is_some_and(|before| before.uid != uid) {
+            self.end(&key);
+        }
+        let before = known_before.is_some_and(|before| before.urgent);
         if let Some(running) = self.running.get(&key) {
             let known = self.store().map_or(0, |store| store.revision(&key));
             let revision = Store::revision_of(&object);
@@ -292,7 +311,12 @@ impl Supervisor {
             stamped: self.stamped.clone(),
             key: key.to_owned(),
         };
-        Running { stop, revision, task: tokio::spawn(task.run(newest, stopped)) }
+        let ended = Arc::clone(&self.ended);
+        let task = tokio::spawn(async move {
+            task.run(newest, stopped).await;
+            ended.notify_one();
+        });
+        Running { stop, revision, task }
     }
 
     /// Says in the status of each guard of this replica what is wrong with it, where that is news.
