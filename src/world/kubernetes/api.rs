@@ -124,7 +124,7 @@ impl Objects {
         }
     }
 
-    /// The objects with these labels; with `newest` as they are now, else as the API server remembers them, which costs it little.
+    /// The objects with these labels, as they are now.
     pub(super) async fn list(&self, kind: Kind, labels: &str) -> Result<Vec<Value>, Fault> {
         let mut list =
             self.send(&format!("the {}", kind.plural), false, self.request(kind).list(&ListParams::default().labels(labels))).await?;
@@ -134,7 +134,7 @@ impl Objects {
         })
     }
 
-    /// Makes an object; whether it had to be made. One of that name that is there already must be ours.
+    /// Makes an object, and returns it as it was kept. One of that name that is there already is a conflict.
     pub(super) async fn create(&self, kind: Kind, object: &Value) -> Result<Value, Fault> {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let data = serde_json::to_vec(object).map_err(|error| Fault::Refused(error.to_string()))?;
