@@ -1,32 +1,15 @@
 //! Specifications: the shipped ones, and every way to get one wrong.
 
+#[path = "golden/mod.rs"]
+mod golden;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use backstop::spec::{CheckReport, Severity, check, load, load_text};
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Compares with a golden file, or writes it if the environment says so.
-fn golden(path: &Path, actual: &str) -> Result<(), String> {
-    #[allow(clippy::disallowed_methods)] // a switch for people who run the tests
-    if std::env::var("BACKSTOP_UPDATE_GOLDEN").is_ok() {
-        fs::write(path, actual).expect("the golden file can be written");
-        return Ok(());
-    }
-    let expected = fs::read_to_string(path).unwrap_or_default();
-    if expected == actual {
-        return Ok(());
-    }
-    Err(format!(
-        "{} differs; run again with BACKSTOP_UPDATE_GOLDEN=1 if this is right\n--- now\n{actual}\n--- was\n{expected}",
-        path.display()
-    ))
-}
+use golden::{golden, root};
 
 fn findings(report: &CheckReport) -> String {
     report.findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n\n") + "\n"

@@ -1,31 +1,15 @@
 //! Stories: every shipped one ends well, with the transcript that is kept; every way to get a line wrong is told with its
 //! place, what was expected and how to say it.
 
+#[path = "golden/mod.rs"]
+mod golden;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use backstop::sim::story::{self, Story};
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Compares with a golden file, or writes it if the environment says so.
-fn golden(path: &Path, actual: &str) -> Result<(), String> {
-    #[allow(clippy::disallowed_methods)] // a switch for people who run the tests
-    if std::env::var("BACKSTOP_UPDATE_GOLDEN").is_ok() {
-        fs::write(path, actual).expect("the golden file can be written");
-        return Ok(());
-    }
-    let expected = fs::read_to_string(path).unwrap_or_default();
-    let differs = actual.lines().zip(expected.lines()).enumerate().find(|(_, (now, was))| now != was);
-    match differs {
-        _ if actual == expected => Ok(()),
-        Some((at, (now, was))) => Err(format!("{}:{}:\n  now {now}\n  was {was}", path.display(), at + 1)),
-        None => Err(format!("{}: {} lines, were {}", path.display(), actual.lines().count(), expected.lines().count())),
-    }
-}
+use golden::{golden, root};
 
 fn files(folder: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(root().join(folder)).expect("the folder is there").map(|entry| entry.expect("an entry can be read").path());

@@ -12,9 +12,6 @@ mod rollouts;
 mod serve;
 pub mod wire;
 
-use std::future::Future;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -118,24 +115,6 @@ fn open_to_all() -> Router<Api> {
 /// Probes and numbers alone, for an address that others than this machine reach.
 pub fn probes(api: Api) -> Router {
     open_to_all().fallback(unknown_route).layer(middleware::from_fn_with_state(api.clone(), counted)).with_state(api)
-}
-
-/// Serves on a Unix socket that only its owner may use, until `shutdown`.
-///
-/// # Errors
-/// If the socket cannot be made, or another controller answers on it.
-pub async fn serve_unix(path: &Path, router: Router, shutdown: impl Future<Output = ()>) -> std::io::Result<()> {
-    serve(Listener::unix(path, 0o600).await?, router, shutdown).await;
-    Ok(())
-}
-
-/// Serves on a loopback address, until `shutdown`.
-///
-/// # Errors
-/// If the address is not a loopback address or cannot be had.
-pub async fn serve_tcp(address: SocketAddr, router: Router, shutdown: impl Future<Output = ()>) -> std::io::Result<()> {
-    serve(Listener::tcp(address).await?, router, shutdown).await;
-    Ok(())
 }
 
 async fn in_time(request: Request, next: Next) -> Response {

@@ -179,11 +179,6 @@ impl<T> Order<T> {
         known.into_iter().flatten().for_each(|input| self.push(input, None));
     }
 
-    /// Commits that are not in yet, oldest first: what a spool must keep.
-    pub fn uncommitted(&self) -> impl Iterator<Item = &Commit> {
-        self.commits.iter().map(|pending| &pending.commit)
-    }
-
     /// Time has passed.
     pub fn wake(&mut self) {
         self.woken = true;

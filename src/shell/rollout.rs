@@ -44,6 +44,11 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// For rollouts that nobody talks to yet.
+    pub fn new(world: World, loaded: Arc<Loaded>) -> Self {
+        Self { world, handle: Handle::new(), loaded: RwLock::new(loaded), neighbours: Neighbours::default(), changed: Notify::new() }
+    }
+
     /// The documents that hold now.
     pub fn documents(&self) -> Arc<Loaded> {
         Arc::clone(&self.loaded.read().unwrap_or_else(PoisonError::into_inner))

@@ -2,15 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::documents;
 use super::handle::Handle;
-use super::neighbours::Neighbours;
 use super::rollout::{Policies, Rollout, Shared};
 use crate::core::input::{Input, Observed, Outcome};
 use crate::core::spec::{GuardSource, GuardedRollout, Metadata, Process, Scrape};
@@ -127,13 +126,7 @@ impl Controller {
         if let Err(error) = world.store().recover().await {
             tracing::error!(%error, "the store does not take commits yet");
         }
-        let shared = Arc::new(Shared {
-            world,
-            handle: Handle::new(),
-            loaded: RwLock::new(Arc::clone(&loaded)),
-            neighbours: Neighbours::default(),
-            changed: Notify::new(),
-        });
+        let shared = Arc::new(Shared::new(world, Arc::clone(&loaded)));
         let (stop, stopped) = watch::channel(false);
         let mut controller = Self { shared, loaded: Arc::clone(&loaded), stop, tasks: JoinSet::new() };
         for scope in documents::freezes(controller.shared.world.store().local()).await? {

@@ -212,18 +212,6 @@ impl Stage {
         }
     }
 
-    /// Starts another controller on the same store and host.
-    ///
-    /// # Errors
-    /// It does not start.
-    pub async fn restart_controller(&mut self) -> Result<(), StageError> {
-        if let Some(controller) = self.controller.take() {
-            controller.stop().await;
-        }
-        self.controller = Some(Controller::start(&self.setup).await?);
-        Ok(())
-    }
-
     /// Ends controller and host.
     pub async fn end(mut self) {
         if let Some(controller) = self.controller.take() {

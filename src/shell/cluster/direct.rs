@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use serde_json::json;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::Setup;
 use super::books::{Books, key_of, troubles};
@@ -23,8 +23,6 @@ use crate::core::record::Record;
 use crate::core::state::{Guard, State};
 use crate::core::work::Lane;
 use crate::shell::direct::{GLANCE, give};
-use crate::shell::handle::Handle;
-use crate::shell::neighbours::Neighbours;
 use crate::shell::rollout::{Policies, Rollout, Shared};
 use crate::shell::standalone::{StartError, guard};
 use crate::spec::Loaded;
@@ -176,13 +174,7 @@ pub async fn command(
     }
     world.replace_flag_targets(loaded.flags.clone());
     let uid = world.store().uid(key);
-    let shared = Arc::new(Shared {
-        world,
-        handle: Handle::new(),
-        loaded: RwLock::new(Arc::clone(&loaded)),
-        neighbours: Neighbours::default(),
-        changed: Notify::new(),
-    });
+    let shared = Arc::new(Shared::new(world, Arc::clone(&loaded)));
     let Some((metadata, spec)) = loaded.rollouts.get(key) else { return Ok(None) };
     let policies = Policies::new(Arc::clone(&loaded), metadata.clone(), spec);
     let guard = guard(&loaded, uid, key, &policies, spec);

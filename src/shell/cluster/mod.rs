@@ -10,17 +10,16 @@ mod supervise;
 mod watches;
 
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::replicas::{Living, Replicas};
 use self::sight::Sight;
 use self::supervise::Supervisor;
 use super::handle::Handle;
-use super::neighbours::Neighbours;
 use super::rollout::Shared;
 use super::standalone::StartError;
 use crate::core::actor::Actor;
@@ -77,13 +76,7 @@ impl Controller {
         if let Err(error) = world.store().recover().await {
             tracing::error!(%error, "the API server does not take commits yet");
         }
-        let shared = Arc::new(Shared {
-            world,
-            handle: Handle::new(),
-            loaded: RwLock::new(Arc::new(Loaded::default())),
-            neighbours: Neighbours::default(),
-            changed: Notify::new(),
-        });
+        let shared = Arc::new(Shared::new(world, Arc::new(Loaded::default())));
         let (stop, stopped) = watch::channel(false);
         let (ready_in, ready) = watch::channel(false);
         let mut tasks = JoinSet::new();
