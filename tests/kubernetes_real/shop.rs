@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::cluster::router::Router;
 use crate::cluster::{self, Cluster};
 
 /// How long anything may take that takes seconds.
-pub(crate) const SOON: Duration = Duration::from_mins(1);
+pub(crate) const SOON: Duration = Duration::from_mins(2);
 
 /// The first thing that is missing here.
 pub(crate) fn missing() -> Option<String> {
@@ -38,16 +38,35 @@ pub(crate) struct Shop {
     pub(crate) v2: String,
     /// Fails one request in twenty.
     pub(crate) bad: String,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
-/// A control plane with a real node takes a whole core: one at a time.
-static TURN: Mutex<()> = Mutex::new(());
+/// A control plane with a real node takes more than half a core: as many at a time as there are cores.
+struct Turn;
+
+static TURNS: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+impl Turn {
+    fn wait() -> Self {
+        let (taken, ended) = &TURNS;
+        let most = thread::available_parallelism().map_or(1, usize::from);
+        let taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
+        *ended.wait_while(taken, |taken| *taken >= most).unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *TURNS.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        TURNS.1.notify_one();
+    }
+}
 
 impl Shop {
     /// Images, a router and Prometheus, and no service yet.
     pub(crate) fn empty() -> Self {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = Turn::wait();
         let cluster = Cluster::start_with_real_node(1);
         cluster.apply_gateway_api();
         let images = cluster.images();
