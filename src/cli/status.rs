@@ -190,6 +190,11 @@ pub fn detail(at: &Standing, paint: Paint, now: jiff::Timestamp) -> String {
         section(&mut text, paint, "revert", &revert_text(revert, &names, now));
     }
     section(&mut text, paint, "ledger", &ledger(view, now));
+    if view.alerts_dropped > 0 {
+        let what =
+            format!("{} that fired were dropped: too many at once; let fewer labels into what Alertmanager sends", view.alerts_dropped);
+        section(&mut text, paint, "alerts", &what);
+    }
     let left: Vec<String> = at.plan.not_undone.iter().map(|what| clean(what)).collect();
     section(&mut text, paint, "not undone", &left.join("\n"));
     text

@@ -44,8 +44,11 @@ pub struct Ledger {
     records: Vec<LedgerRecord>,
 }
 
-/// How many unproven or bad releases are kept; known-good and quarantined ones are kept beyond that.
+/// How many releases are kept beside the quarantined ones.
 const KEPT: usize = 20;
+
+/// How many may be quarantined before agents bring no more.
+pub const QUARANTINED_MAX: usize = 64;
 
 impl Ledger {
     /// A ledger of what was kept elsewhere, in the order in which releases were first seen.
@@ -94,17 +97,20 @@ impl Ledger {
         &mut self.records[at]
     }
 
-    /// Drops the oldest records that nothing can need any more.
+    /// Whether so many releases are quarantined that agents are to bring no more.
+    pub fn is_full_of_quarantine(&self) -> bool {
+        self.records.iter().filter(|record| record.quarantined).count() >= QUARANTINED_MAX
+    }
+
+    /// Drops the oldest records that nothing can need any more: first what was never proven, then what was known good longest ago. What is
+    /// quarantined stays until a person lifts that.
     pub fn trim(&mut self, in_use: &[&ReleaseId]) {
-        while self.records.len() > KEPT {
-            let old = self
-                .records
-                .iter()
-                .position(|record| record.standing != Standing::KnownGood && !record.quarantined && !in_use.contains(&&record.release.id));
-            match old {
-                Some(at) => drop(self.records.remove(at)),
-                None => break,
-            }
+        let is_free = |record: &LedgerRecord| !record.quarantined && !in_use.contains(&&record.release.id);
+        while self.records.iter().filter(|record| !record.quarantined).count() > KEPT {
+            let good_at = |record: &LedgerRecord| record.last_good.filter(|_| record.standing == Standing::KnownGood).map(|now| now.mono);
+            let free = self.records.iter().enumerate().filter(|(_, record)| is_free(record));
+            let Some(oldest) = free.min_by_key(|(_, record)| good_at(record)).map(|(at, _)| at) else { return };
+            self.records.remove(oldest);
         }
     }
 

@@ -68,6 +68,7 @@ mutants! {
     BreakerIgnored => "a wave of breaches restores";
     QuotaIgnored => "restores have no quota";
     DisarmIgnored => "what is left to people is reverted";
+    RestoreDropped => "a person's deployment ends a restore before anything good has the traffic";
     AgentSupersedes => "an agent's deployment ends a revert";
     QuarantineShakenOff => "a touched template shakes off the quarantine";
     RecoveredUnseen => "recovery is believed without looking";

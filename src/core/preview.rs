@@ -59,6 +59,14 @@ pub struct View {
     pub ledger: Vec<LedgerLine>,
     /// Why the phase is what it is, where that has a reason.
     pub reason: Option<Reason>,
+    /// Alerts that fired and were dropped, because too many did at once.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub alerts_dropped: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What is known of one release.
@@ -135,6 +143,7 @@ impl View {
                     last_good: record.last_good,
                 })
                 .collect(),
+            alerts_dropped: state.alerts_dropped,
             reason: match &state.phase {
                 Phase::Refused { reason } | Phase::Stuck { reason, .. } => Some(reason.clone()),
                 Phase::Reverting(revert) | Phase::Recovering(revert) | Phase::Reverted(revert) => Some(revert.reason.clone()),

@@ -271,7 +271,7 @@ reasons! {
     "BS059" Busy { } => "another rollout is under way";
     /// A hold keeps a revert in force.
     "BS060" Held { } => "held after a revert; `backstop lift` ends the hold";
-    /// Too many deployments by this agent.
+    /// Too many deployments by this agent, or too many releases in quarantine.
     "BS061" QuotaExceeded {
         /// Which quota.
         what: String

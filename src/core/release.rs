@@ -152,10 +152,14 @@ impl Release {
         Self { id: template.release(), label, template }
     }
 
+    /// The bytes that it runs, container by container.
+    pub fn digests(&self) -> Vec<Digest> {
+        self.template.images().into_iter().map(|image| image.digest).collect()
+    }
+
     /// Whether both run the same bytes, whatever the repositories are called that they come from.
     pub fn has_images_of(&self, other: &Self) -> bool {
-        let digests = |release: &Self| release.template.images().into_iter().map(|image| image.digest).collect::<Vec<_>>();
-        digests(self) == digests(other)
+        self.digests() == other.digests()
     }
 }
 

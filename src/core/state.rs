@@ -71,8 +71,14 @@ pub struct State {
     /// The policy that binds what waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queued_policy: Option<Box<Policy>>,
-    /// Alerts that fire, by fingerprint, with the time of their arrival.
+    /// Alerts that fire, or have ended lately, by fingerprint, with the time of their arrival.
     pub alerts: BTreeMap<String, (Alerted, Mono)>,
+    /// Alerts that fired and were dropped, because too many did at once.
+    #[serde(default)]
+    pub alerts_dropped: u64,
+    /// What the judge held against releases whose attempt ended without a verdict, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unjudged: Vec<Unjudged>,
     /// Whether a revert would work now; the reason if not. Absent until first proven.
     pub readiness: Option<Readiness>,
     /// The last revert, for status and `explain`.
@@ -139,6 +145,18 @@ pub struct Trial {
     pub retreats: u32,
     /// When no usable data was seen for the first time, and whether that was paged.
     pub blind: Option<(Mono, bool)>,
+}
+
+/// What the judge held against a release whose attempt ended without a verdict: it counts when the same images are tried again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unjudged {
+    /// Which images, whatever the template around them was.
+    pub images: Vec<Digest>,
+    /// When the attempt ended.
+    pub at: Mono,
+    /// What was held against them.
+    pub against: Checkpoint,
 }
 
 /// Where a rollout stands.

@@ -148,6 +148,15 @@ impl Step<'_> {
     /// I6 and I8: a revert ends held, stuck, or by a person's word.
     fn ends_of_reverts(&self) -> Found {
         let reverting = matches!(self.before.phase.kind(), PhaseKind::Reverting | PhaseKind::Recovering);
+        // Whoever wants something else meanwhile gets it once the release under revert has lost its traffic.
+        if let Phase::Reverting(revert) = &self.before.phase
+            && let Some(under) = revert.under.as_ref().filter(|_| revert.parts != Parts::Flags)
+            && matches!(self.after.phase.kind(), PhaseKind::Admitting | PhaseKind::Advancing)
+            && self.after.weight(&under.id) > Percent::ZERO
+            && !self.person_said(|verb| matches!(verb, Verb::Lift { .. }))
+        {
+            return broken(Invariant::I6, format!("a deployment ended the revert of {under}, and it keeps its traffic"));
+        }
         if !reverting || self.after.phase.revert().is_some() || self.before.queued.is_some() {
             return Ok(());
         }

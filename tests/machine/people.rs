@@ -96,6 +96,58 @@ fn alerts_wait_or_revert_as_they_are_trusted() {
 }
 
 #[test]
+fn an_alert_that_has_ended_does_not_begin_again() {
+    let mut life = house_of_two();
+    accepted(life.deployed(&v(3), person("ann")));
+    assert!(life.until(60, |life| weight(life, &v(3)) == 0.2));
+    life.run(1);
+    let mut firing = alert(&life, Trust::Revert, true);
+    let ended = alert(&life, Trust::Revert, false);
+    life.tell(ended);
+    life.run(2);
+    // Delivered late, and out of order.
+    if let Input::Alerted(alerted) = &mut firing {
+        alerted.firing = true;
+    }
+    life.tell(firing);
+    life.run(2);
+    assert!(decided(&life, Decision::Revert).is_empty());
+}
+
+#[test]
+fn alerts_under_ever_new_names_are_bounded() {
+    let mut life = house_of_two();
+    let named = |life: &Life, number: u32, firing| {
+        let Input::Alerted(alerted) = alert(life, Trust::Wait, firing) else { unreachable!() };
+        Input::Alerted(Alerted { fingerprint: format!("f{number}"), ..alerted })
+    };
+    let begin = named(&life, 0, true);
+    life.tell(begin);
+    for number in 1..=300 {
+        let one = named(&life, number, number % 2 == 0);
+        life.tell(one);
+    }
+    life.run(1);
+    fine(&life);
+    let state = life.state();
+    assert_eq!(state.alerts.len(), 64);
+    // Those that have ended went first; then the oldest of those that fire.
+    assert!(state.alerts.values().all(|(alert, _)| alert.firing));
+    assert!(state.alerts.contains_key("f300") && !state.alerts.contains_key("f0"));
+    assert_eq!(state.alerts_dropped, 151 - 64, "and the state says so");
+    // What has ended is remembered for an hour, and no longer.
+    for number in 1..=300 {
+        let one = named(&life, number, false);
+        life.tell(one);
+    }
+    life.run(3700);
+    let last = named(&life, 301, true);
+    life.tell(last);
+    life.run(1);
+    assert_eq!(life.state().alerts.len(), 1);
+}
+
+#[test]
 fn a_newer_deployment_supersedes_waits_or_is_refused() {
     let with = |on_newer| {
         let mut strategy = house::canary();
@@ -123,6 +175,39 @@ fn a_newer_deployment_supersedes_waits_or_is_refused() {
     let mut life = with(OnNewer::Refuse);
     assert!(matches!(refused(life.deployed(&v(3), agent("bot"))), Reason::Busy {}));
     fine(&life);
+}
+
+#[test]
+fn a_person_who_deploys_during_a_restore_waits_for_it() {
+    // The running release is taken out, so nothing live could take its traffic: `v1` must be started first.
+    let mut life = house_of_two();
+    accepted(life.commanded(REVERT, person("ann")));
+    assert_eq!(life.phase(), PhaseKind::Reverting);
+    let answer = accepted(life.deployed(&v(3), person("bob")));
+    assert!(matches!(answer.reason, Reason::Busy {}), "{:?}", answer.reason);
+    assert!(life.until(60, |life| weight(life, &v(1)) == 1.0), "the restore went on: {:?}", life.state().phase);
+    assert!(life.until(60, |life| life.state().stable == Some(v(1).id)));
+    is_back(&life, &v(2), &v(1));
+    // Then the newer one has its turn, from 0 and beside what was restored.
+    assert!(life.until(90, |life| weight(life, &v(3)) == 0.2), "{}", life.phase());
+    assert_eq!(weight(&life, &v(1)), 0.8);
+    reach(&mut life, PhaseKind::Idle, 200);
+    assert_eq!(life.state().stable, Some(v(3).id));
+}
+
+#[test]
+fn a_person_who_deploys_while_traffic_is_at_a_live_stable_need_not_wait() {
+    let mut life = house_of_two();
+    accepted(life.deployed(&v(3), person("ann")));
+    assert!(life.until(60, |life| weight(life, &v(3)) == 0.2));
+    accepted(life.commanded(REVERT, person("ann")));
+    assert_eq!(life.phase(), PhaseKind::Reverting);
+    let answer = accepted(life.deployed(&v(4), person("bob")));
+    assert!(matches!(answer.reason, Reason::Accepted {}), "{:?}", answer.reason);
+    assert!(life.until(10, |life| weight(life, &v(2)) == 1.0));
+    is_back(&life, &v(3), &v(2));
+    reach(&mut life, PhaseKind::Idle, 200);
+    assert_eq!(life.state().stable, Some(v(4).id));
 }
 
 #[test]

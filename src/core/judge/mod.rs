@@ -164,6 +164,23 @@ pub struct Checkpoint {
     source_now: Option<i64>,
 }
 
+impl Checkpoint {
+    /// What is held against the candidate, and nothing of where or when it stood.
+    pub fn against(&self) -> Self {
+        Self { evidence: self.evidence.clone(), exonerated: self.exonerated, ..Self::default() }
+    }
+
+    /// Whether anything was judged yet.
+    pub fn has_begun(&self) -> bool {
+        self.stage.is_some() || self.evidence.values().any(|evidence| evidence.log_odds() != 0.0)
+    }
+
+    /// Logarithm of the odds against the worst objective.
+    pub fn log_odds(&self) -> f64 {
+        self.evidence.values().map(|evidence| evidence.log_odds()).fold(f64::NEG_INFINITY, f64::max)
+    }
+}
+
 /// The judge of one generation of one rollout.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judge {

@@ -217,6 +217,11 @@ impl Evidence {
         }
     }
 
+    /// Logarithm of the odds against "within the objective".
+    pub(super) fn log_odds(&self) -> f64 {
+        self.within.log_odds()
+    }
+
     /// Edge of the interval in which the errors seem to have begun.
     pub(super) fn onset(&self) -> Option<i64> {
         self.onset.at

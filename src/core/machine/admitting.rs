@@ -44,6 +44,7 @@ impl Machine {
         }
         // Nobody waits for the proofs any more.
         self.unwant_proofs();
+        self.set_aside();
         self.judge = None;
         self.enter(Phase::Refused { reason });
     }

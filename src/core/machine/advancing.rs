@@ -211,6 +211,10 @@ impl Machine {
         let Some(trial) = self.trial().filter(|_| !Mutant::DeadlineForgotten.lives()) else { return false };
         let by_default = if trial.request.actor.is_human() { OnDeadline::Wait } else { OnDeadline::Revert };
         let action = trial.plan.on_deadline.unwrap_or(by_default);
+        // What passed while no controller ran takes effect as soon as it is seen what runs; whether that is well is not known before.
+        if !self.seen && matches!(action, OnDeadline::Retreat | OnDeadline::PromoteOnHealth) {
+            return false;
+        }
         let missing = self.waiting.as_ref().map_or_else(|| "no verdict".to_owned(), ToString::to_string);
         let reason = Reason::Deadline { stage: advancing.stage + 1, missing };
         let candidate = trial.candidate.id.clone();

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::{Answer, Machine};
 use crate::core::actor::ActorKind;
-use crate::core::input::Deployed;
+use crate::core::input::{Deployed, Parts};
 use crate::core::judge::Judge;
+use crate::core::ledger::QUARANTINED_MAX;
 use crate::core::mutant::Mutant;
 use crate::core::plan::Plan;
 use crate::core::reason::Reason;
@@ -15,6 +16,13 @@ use crate::core::spec::{OnNewer, Percent};
 use crate::core::state::{Key, Phase, PhaseKind, Trial};
 use crate::core::time::Span;
 use crate::core::work::{EvidenceFrom, Fence, Lane};
+
+/// So many releases are quarantined that agents are to bring no more.
+pub(super) fn quarantine_full() -> Reason {
+    let what =
+        format!("{QUARANTINED_MAX} releases are quarantined; agents deploy again once a person has lifted some with `backstop lift`");
+    Reason::QuotaExceeded { what }
+}
 
 impl Machine {
     pub(super) fn deployed(&mut self, deployed: Deployed) -> String {
@@ -56,6 +64,9 @@ impl Machine {
         if self.state.overlays.frozen.is_some() || self.state.overlays.frozen_around {
             return Some(Reason::Frozen {});
         }
+        if !actor.is_human() && self.state.ledger.is_full_of_quarantine() {
+            return Some(quarantine_full());
+        }
         let by = deployed.request.who();
         if let Some(limit) = self.policy.deployments_per_hour.filter(|_| !actor.is_human())
             && self.state.deployments.iter().filter(|(other, _)| other == by).count() >= limit as usize
@@ -63,9 +74,9 @@ impl Machine {
             return Some(Reason::QuotaExceeded { what: format!("{limit} deployments an hour by {by}") });
         }
         match self.state.phase.kind() {
-            // Nobody but a person supersedes a revert until it is held.
+            // Nobody but a person supersedes a revert until it is held, and a person not before traffic is safe.
             PhaseKind::Reverting | PhaseKind::Recovering => {
-                (!actor.is_human() && !Mutant::AgentSupersedes.lives()).then_some(Reason::Busy {})
+                (!self.supersedes_revert(actor.is_human()) && !Mutant::AgentSupersedes.lives()).then_some(Reason::Busy {})
             }
             PhaseKind::Stuck => Some(Reason::Held {}),
             PhaseKind::Idle | PhaseKind::Refused | PhaseKind::Reverted | PhaseKind::Admitting | PhaseKind::AwaitingApproval => None,
@@ -74,6 +85,14 @@ impl Machine {
                 (on_newer != OnNewer::Supersede).then_some(Reason::Busy {})
             }
         }
+    }
+
+    /// Whether a deployment may end the revert under way. Where no live stable took the traffic, the restore alone brings it back.
+    fn supersedes_revert(&self, human: bool) -> bool {
+        let Phase::Reverting(revert) = &self.state.phase else { return human };
+        let under = revert.under.as_ref().map(|under| &under.id);
+        let safe = self.state.stable.as_ref().is_some_and(|stable| Some(stable) != under && self.takes_back(stable));
+        human && (safe || revert.parts == Parts::Flags || Mutant::RestoreDropped.lives())
     }
 
     /// The quarantined release that this one is, or whose images it runs again under another template.
@@ -95,7 +114,10 @@ impl Machine {
 
     fn turn_away(&mut self, deployed: Deployed, reason: Reason) -> String {
         let on_newer = self.trial().map(|trial| trial.plan.on_newer).unwrap_or_default();
-        let waits = matches!(reason, Reason::Busy {}) && on_newer == OnNewer::QueueLatest && self.state.candidate().is_some();
+        // What a person wants instead comes after the revert; of others nothing is kept that long.
+        let after_revert = self.state.phase.kind() == PhaseKind::Reverting && deployed.request.actor.is_human();
+        let after_attempt = on_newer == OnNewer::QueueLatest && self.state.candidate().is_some();
+        let waits = matches!(reason, Reason::Busy {}) && (after_revert || after_attempt);
         let same = matches!(reason, Reason::SameRelease {});
         self.answer = Some(Answer { accepted: waits || same, reason: reason.clone(), revert: None });
         if waits {
@@ -116,7 +138,7 @@ impl Machine {
 
     fn admit(&mut self, deployed: Deployed) {
         let Deployed { release, request } = deployed;
-        let superseded = self.supersede(&release);
+        self.supersede(&release);
         self.state.generation += u64::from(!Mutant::SameGeneration.lives());
         if !request.actor.is_human() {
             self.state.deployments.push((request.who().to_owned(), self.now.mono));
@@ -125,10 +147,8 @@ impl Machine {
         let mut plan = Plan::compile(&spec);
         self.state.ledger.entry(self.now, &release);
         self.ledger_changed.insert(release.id.clone());
-        let carried =
-            superseded.filter(|(old, _)| old.has_images_of(&release) && !Mutant::EvidenceDropped.lives()).and_then(|(_, judge)| judge);
-        if carried.is_some() {
-            // Nor does it buy another warm-up: whoever touches it more often than that would never be judged.
+        let carried = self.held_against(&release).cloned();
+        if carried.as_ref().is_some_and(|carried| self.is_warm(carried)) {
             plan.warm_up = Span::default();
         }
         self.state.trial = Some(Trial {
@@ -146,14 +166,14 @@ impl Machine {
             retreats: 0,
             blind: None,
         });
-        // Evidence against an unchanged image carries over: touching the template does not shake it off.
+        // What is held against an unchanged image carries over: nothing shakes it off.
         self.judgement = None;
         if !self.intervals.is_empty() {
             // What was seen before is not about this attempt.
             self.take_checkpoint();
         }
         self.judge = self.judge_config().map(|config| match &carried {
-            Some(checkpoint) => Judge::carry(config, checkpoint),
+            Some(carried) => Judge::carry(config, &carried.against),
             None => Judge::new(config),
         });
         self.checkpoint();
@@ -172,8 +192,8 @@ impl Machine {
         }
     }
 
-    /// Ends the attempt under way: traffic back to stable, the old candidate's members stopped. Returns it with its evidence.
-    fn supersede(&mut self, newer: &Release) -> Option<(Release, Option<crate::core::judge::Checkpoint>)> {
+    /// Ends the attempt under way: traffic back to stable, the old candidate's members stopped.
+    fn supersede(&mut self, newer: &Release) {
         // Orders for the old attempt are void; what leads toward a stable release stays wanted.
         let void: Vec<Key> = self
             .state
@@ -193,8 +213,8 @@ impl Machine {
         {
             self.want_arm(&under, false, Lane::Forward);
         }
-        let old = self.state.candidate()?.clone();
-        let checkpoint = self.judge.as_ref().map(Judge::checkpoint);
+        let Some(old) = self.state.candidate().cloned() else { return };
+        self.set_aside();
         self.decide(Decision::Refuse, Reason::Superseded { release: newer.to_string() }, "superseded");
         if let Some(stable) = self.state.stable.clone().filter(|stable| self.takes_back(stable)) {
             self.want_safe_weights(&stable);
@@ -202,7 +222,6 @@ impl Machine {
         if old.id != newer.id && self.state.stable.as_ref() != Some(&old.id) {
             self.want_arm(&old, false, Lane::Forward);
         }
-        Some((old, checkpoint))
     }
 
     /// Starts what waited for this rollout to end.

@@ -16,6 +16,7 @@ mod recovering;
 mod resting;
 mod reverting;
 mod tasks;
+mod unjudged;
 pub mod verbs;
 mod watching;
 
@@ -44,6 +45,8 @@ const STEPS_MAX: usize = 16;
 const INTERVALS_MAX: usize = 2_000;
 /// How long an alert with `trust: wait` may hold a rollout back.
 const ALERT_WAIT: Duration = Duration::from_mins(15);
+/// How many alerts are remembered, that fire or have ended within the hour.
+const ALERTS_MAX: usize = 64;
 
 /// What a requester is told.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,6 +71,8 @@ pub struct Machine {
     judgement: Option<Judgement>,
     intervals: Tape,
     observed: Observed,
+    // Whether the workload was seen at all: until then nothing is known of its health.
+    seen: bool,
     scope: Scope,
     in_flight: BTreeMap<EffectId, tasks::Flight>,
     done: BTreeMap<Key, (Action, Mono)>,
@@ -119,6 +124,7 @@ impl Machine {
             judgement: None,
             intervals: Tape::default(),
             observed: Observed::default(),
+            seen: false,
             scope: Scope::default(),
             in_flight: BTreeMap::new(),
             done: BTreeMap::new(),
@@ -302,7 +308,7 @@ impl Machine {
             Phase::Promoting { since } => Some(since.after(promoting::PROMOTE_WITHIN)),
             Phase::Idle | Phase::Refused { .. } | Phase::Reverted(_) | Phase::Stuck { .. } => None,
         };
-        let alerts = self.state.alerts.values().map(|(_, since)| since.after(ALERT_WAIT)).filter(|until| *until > self.now.mono);
+        let alerts = self.firing().map(|(_, since)| since.after(ALERT_WAIT)).filter(|until| *until > self.now.mono);
         tasks
             .chain(deadlines)
             .chain(flights)
@@ -391,6 +397,7 @@ impl Machine {
 
     fn observe(&mut self, observed: Observed) {
         self.observed = observed;
+        self.seen = true;
     }
 
     // ------------------------------------------------------------------------------------------------ records
@@ -487,20 +494,35 @@ impl Machine {
     fn alerted(&mut self, alerted: Alerted) -> String {
         let known = self.state.alerts.get(&alerted.fingerprint);
         // At-least-once and out of order: an episode is its fingerprint and start; `resolved` undoes nothing but a wait.
-        if known.is_some_and(|(known, _)| known.starts_at > alerted.starts_at || *known == alerted) {
+        let is_over = |known: &Alerted| known.starts_at == alerted.starts_at && !known.firing;
+        if known.is_some_and(|(known, _)| known.starts_at > alerted.starts_at || is_over(known) || *known == alerted) {
             return "known".into();
         }
         self.touch();
-        if alerted.firing {
-            self.state.alerts.insert(alerted.fingerprint.clone(), (alerted, self.now.mono));
+        let firing = alerted.firing;
+        self.state.alerts.insert(alerted.fingerprint.clone(), (alerted, self.now.mono));
+        self.bound_alerts();
+        if firing {
             "firing".into()
         } else {
-            self.state.alerts.remove(&alerted.fingerprint);
             if Mutant::ResolvedUndoes.lives() && self.state.phase.kind() == PhaseKind::Reverting {
                 self.enter(Phase::Idle);
             }
             "ended".into()
         }
+    }
+
+    /// Ever new label sets fill nothing up: what ended first goes first, then what fires longest, and that is counted.
+    fn bound_alerts(&mut self) {
+        while self.state.alerts.len() > ALERTS_MAX {
+            let oldest = self.state.alerts.iter().min_by_key(|(_, (alert, at))| (alert.firing, *at)).map(|(of, _)| of.clone());
+            let Some((alert, _)) = oldest.and_then(|of| self.state.alerts.remove(&of)) else { return };
+            self.state.alerts_dropped += u64::from(alert.firing);
+        }
+    }
+
+    fn firing(&self) -> impl Iterator<Item = &(Alerted, Mono)> {
+        self.state.alerts.values().filter(|(alert, _)| alert.firing)
     }
 
     /// Lets what has a time limit run out.
@@ -516,6 +538,8 @@ impl Machine {
         let hour = Duration::from_hours(1);
         self.state.restores.retain(|at| now.since(*at) < hour);
         self.state.deployments.retain(|(_, at)| now.since(*at) < hour);
+        self.state.alerts.retain(|_, (alert, at)| alert.firing || now.since(*at) < hour);
+        self.expire_unjudged();
         self.expire_flights();
         self.expire_tasks();
     }
@@ -532,7 +556,7 @@ impl Machine {
         if self.halted.is_some() {
             return Some(Reason::InvariantBroken { invariant: self.halted.map(|i| i.id().to_owned()).unwrap_or_default() });
         }
-        let alert = self.state.alerts.values().find(|(_, since)| self.now.mono.since(*since) < ALERT_WAIT);
+        let alert = self.firing().find(|(_, since)| self.now.mono.since(*since) < ALERT_WAIT);
         if let Some((alert, _)) = alert {
             return Some(Reason::AlertWaiting { alert: alert.name.clone() });
         }
@@ -562,7 +586,7 @@ impl Machine {
     /// An alert that is trusted to revert and began after the candidate was admitted.
     fn reverting_alert(&self) -> Option<Reason> {
         let since = self.trial()?.since.wall;
-        let alert = self.state.alerts.values().find(|(alert, _)| alert.trust == super::spec::Trust::Revert && alert.starts_at >= since);
+        let alert = self.firing().find(|(alert, _)| alert.trust == super::spec::Trust::Revert && alert.starts_at >= since);
         alert.map(|(alert, _)| Reason::AlertFiring { alert: alert.name.clone() })
     }
 

@@ -173,7 +173,9 @@ impl Machine {
         }
         record.since = now;
         revert.reason.code().clone_into(&mut record.why);
-        self.ledger_changed.insert(under.id);
+        self.ledger_changed.insert(under.id.clone());
+        self.acquit(&under);
+        self.tell_if_full();
         if !Mutant::HoldNotWritten.lives() {
             self.want_hold();
         }
@@ -187,7 +189,15 @@ impl Machine {
         record.since = now;
         why.code().clone_into(&mut record.why);
         self.ledger_changed.insert(release.id.clone());
+        self.tell_if_full();
         self.want_hold();
+    }
+
+    /// Nothing leaves quarantine to make room: when there is none left, people hear of it, and agents are turned away.
+    fn tell_if_full(&mut self) {
+        if self.state.ledger.is_full_of_quarantine() {
+            self.page(super::deployed::quarantine_full());
+        }
     }
 
     // ------------------------------------------------------------------------------------------------ target

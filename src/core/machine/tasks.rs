@@ -334,7 +334,7 @@ impl Machine {
 
     fn done(&mut self, key: &Key, effect: &Effect, observed: Observation) {
         match observed {
-            Observation::Workload(observed) => self.observed = *observed,
+            Observation::Workload(observed) => self.observe(*observed),
             Observation::Facts(facts) => {
                 if let Action::Verify { release, evidence } = &effect.action {
                     let lacking = self.lacking(release, &facts);

@@ -55,6 +55,7 @@ impl Machine {
         record.last_good = Some(now);
         reason.code().clone_into(&mut record.why);
         self.ledger_changed.insert(release.id.clone());
+        self.acquit(release);
         if held {
             self.want_hold();
         }
