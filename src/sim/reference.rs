@@ -151,6 +151,8 @@ impl Step<'_> {
         // Whoever wants something else meanwhile gets it once the release under revert has lost its traffic.
         if let Phase::Reverting(revert) = &self.before.phase
             && let Some(under) = revert.under.as_ref().filter(|_| revert.parts != Parts::Flags)
+            && self.before.queued.is_none()
+            && self.decided(Decision::Recovered) + self.decided(Decision::Stuck) == 0
             && matches!(self.after.phase.kind(), PhaseKind::Admitting | PhaseKind::Advancing)
             && self.after.weight(&under.id) > Percent::ZERO
             && !self.person_said(|verb| matches!(verb, Verb::Lift { .. }))

@@ -166,6 +166,7 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// What is held against the candidate, and nothing of where or when it stood.
+    #[must_use]
     pub fn against(&self) -> Self {
         Self { evidence: self.evidence.clone(), exonerated: self.exonerated, ..Self::default() }
     }
