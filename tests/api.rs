@@ -210,6 +210,48 @@ async fn refusals_say_which_request_and_revert_they_are_about() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_one_requester_is_bounded_on_the_record_and_in_nobodys_way() {
+    let (fake, person) = fake("human").await;
+    let path = format!("{ROLLOUT}/command");
+    let body = serde_json::to_vec(&command(Verb::Resume)).unwrap();
+    let mut answers = std::collections::BTreeMap::<u16, u32>::new();
+    for _ in 0..200 {
+        let (code, problem) = http(&fake, "POST", &path, Some("bot-token"), body.clone()).await;
+        *answers.entry(code.as_u16()).or_default() += 1;
+        if code == StatusCode::TOO_MANY_REQUESTS {
+            assert_eq!(problem["code"], json!("BS061"), "{problem}");
+        }
+    }
+    // An agent may not resume; of its two hundred attempts a few are looked at, and recorded.
+    assert!(answers[&403] <= 60 && answers[&429] >= 140, "{answers:?}");
+    let request = reqwest::Client::new().post(format!("{}{path}", fake.url)).bearer_auth("bot-token").body(body.clone());
+    let response = request.send().await.unwrap();
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        let after: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((1..=2).contains(&after), "{after}");
+    }
+    // Its next one that is taken says how many were not.
+    let mut lines = person.lines(&format!("{ROLLOUT}/events")).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
+    assert_eq!(http(&fake, "POST", &path, Some("bot-token"), body).await.0, StatusCode::FORBIDDEN);
+    let told = async {
+        loop {
+            if let Some(Line::Record(record)) = lines.next().await.unwrap()
+                && let Some(refused) = record.request.and_then(|request| request.refused_before)
+            {
+                return refused;
+            }
+        }
+    };
+    assert!(tokio::time::timeout(std::time::Duration::from_secs(5), told).await.unwrap() >= 1);
+    assert!(say(&person, Verb::Freeze).await.is_ok());
+    assert!(say(&person, revert()).await.unwrap().revert.is_some());
+    for _ in 0..100 {
+        let _: Rollouts = person.get("/v1/rollouts").await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_and_numbers_need_no_credential() {
     let (fake, client) = fake("human").await;
     let _: Rollouts = client.get("/v1/rollouts").await.unwrap();

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::core::input::Alerted;
 
+use super::limits::Limits;
 use super::problem::Problem;
 
 pub mod payload;
@@ -49,12 +50,13 @@ pub struct Alerts {
     receivers: Receivers,
     subscriptions: RwLock<Arc<Subscriptions>>,
     queue: Sender<Vec<Delivery>>,
+    limits: Limits,
 }
 
 impl Alerts {
     /// The deliveries of one request are one element of `queue`: all of them are taken, or none.
     pub fn new(receivers: Vec<Receiver>, queue: Sender<Vec<Delivery>>) -> Result<Self, ReceiverError> {
-        Ok(Self { receivers: Receivers::new(receivers)?, subscriptions: RwLock::default(), queue })
+        Ok(Self { receivers: Receivers::new(receivers)?, subscriptions: RwLock::default(), queue, limits: Limits::default() })
     }
 
     /// Replaces what rollouts listen to. Call it whenever a guard comes, changes or goes.
@@ -73,6 +75,7 @@ impl Alerts {
         let deliveries: Vec<Delivery> = bound.iter().flat_map(|alert| subscriptions.deliveries(alert)).collect();
         let count = deliveries.len();
         if count > 0 {
+            self.limits.alerts(&receiver.name, count)?;
             self.queue.try_send(deliveries).map_err(|error| match error {
                 TrySendError::Full(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many alerts are waiting; send this again"),
                 TrySendError::Closed(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "backstop is ending; send this again"),

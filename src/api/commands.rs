@@ -16,6 +16,7 @@ use crate::core::machine::Answer;
 use crate::core::machine::verbs::VerbKind;
 use crate::core::reason::Reason;
 use crate::core::release::{Digest, Release};
+use crate::shell::handle::SendError;
 use crate::world::clock;
 
 /// `POST /v1/rollouts/{namespace}/{name}/deploy`: 202 if it goes on trial or waits its turn, 200 if it already runs.
@@ -27,9 +28,11 @@ pub(super) async fn deploy(
 ) -> Result<Response, Problem> {
     let deploy = sent.value;
     deploy.check().map_err(|what| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, what))?;
-    let request = request(deploy.claims, &caller, &sent.digest)?;
+    let key = known(&api, &namespace, &name)?;
+    let refused = api.limits.write(&caller, &key, None, sent.bytes)?;
+    let request = request(deploy.claims, &caller, &sent.digest, refused)?;
     let release = Release::new(deploy.template, deploy.label);
-    let answer = ask(&api, &format!("{namespace}/{name}"), Input::Deployed(Deployed { release, request: request.clone() })).await?;
+    let answer = ask(&api, &key, Input::Deployed(Deployed { release, request: request.clone() })).await?;
     Ok(reply(answer, &request, StatusCode::ACCEPTED))
 }
 
@@ -41,9 +44,11 @@ pub(super) async fn command(
     sent: Sent<Command>,
 ) -> Result<Response, Problem> {
     let Command { verb, claims } = sent.value;
-    let request = request(claims, &caller, &sent.digest)?;
+    let key = known(&api, &namespace, &name)?;
+    let refused = api.limits.write(&caller, &key, Some(verb.kind()), sent.bytes)?;
+    let request = request(claims, &caller, &sent.digest, refused)?;
     let taken = if matches!(verb, Verb::Revert { .. }) { StatusCode::ACCEPTED } else { StatusCode::OK };
-    let answer = ask(&api, &format!("{namespace}/{name}"), Input::Commanded(Commanded { verb, request: request.clone() })).await?;
+    let answer = ask(&api, &key, Input::Commanded(Commanded { verb, request: request.clone() })).await?;
     Ok(reply(answer, &request, taken))
 }
 
@@ -65,7 +70,8 @@ async fn change_freeze(
 ) -> Result<Json<Frozen>, Problem> {
     let Freeze { scope, claims } = sent.value;
     scope.check().map_err(|what| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, what))?;
-    let request = request(claims, &caller, &sent.digest)?;
+    let refused = api.limits.write(&caller, "scopes", Some(verb), sent.bytes)?;
+    let request = request(claims, &caller, &sent.digest, refused)?;
     verb.allowed(&request.actor).map_err(|what| problem(&Reason::NotAllowed { what }))?;
     let (answer, answered) = oneshot::channel();
     let id = request.id.clone();
@@ -78,8 +84,18 @@ async fn change_freeze(
     }
 }
 
-fn request(claims: Claims, caller: &Caller, sent: &Digest) -> Result<Request, Problem> {
-    claims.request(caller, sent, clock::wall()).map_err(|error| match error {
+/// The rollout's key; 404 if there is none, before anything is counted.
+fn known(api: &Api, namespace: &str, name: &str) -> Result<String, Problem> {
+    let key = format!("{namespace}/{name}");
+    if api.handle.line(&key).is_none() {
+        return Err(not_sent(&SendError::Unknown(key)));
+    }
+    Ok(key)
+}
+
+fn request(claims: Claims, caller: &Caller, sent: &Digest, refused: u64) -> Result<Request, Problem> {
+    let request = claims.request(caller, sent, clock::wall());
+    request.map(|request| Request { refused_before: (refused > 0).then_some(refused), ..request }).map_err(|error| match error {
         ClaimError::Malformed(_) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
         ClaimError::AnotherAgent { .. } => problem(&Reason::NotAllowed { what: error.to_string() }),
     })

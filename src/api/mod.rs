@@ -7,6 +7,7 @@ pub mod alerts;
 pub mod auth;
 mod commands;
 mod events;
+mod limits;
 pub mod problem;
 mod rollouts;
 mod serve;
@@ -31,6 +32,7 @@ use crate::shell::handle::{Handle, SendError};
 use crate::telemetry::{Answered, Metrics};
 
 use auth::Principals;
+use limits::Limits;
 use problem::Problem;
 pub use serve::{Listener, serve};
 
@@ -57,6 +59,7 @@ pub struct Api {
     /// Freezes of a wider scope than one rollout; whoever receives them keeps them and tells the rollouts.
     pub freezes: mpsc::Sender<ScopeFreeze>,
     streams: Arc<Semaphore>,
+    limits: Arc<Limits>,
 }
 
 /// A freeze, or the end of one, of a wider scope than one rollout. Who may ask was checked.
@@ -81,7 +84,7 @@ impl Api {
         unready: watch::Receiver<Option<String>>,
         freezes: mpsc::Sender<ScopeFreeze>,
     ) -> Self {
-        Self { handle, principals, metrics, unready, freezes, streams: Arc::new(Semaphore::new(STREAMS_MAX)) }
+        Self { handle, principals, metrics, unready, freezes, streams: Arc::new(Semaphore::new(STREAMS_MAX)), limits: Arc::default() }
     }
 }
 
@@ -192,6 +195,7 @@ async fn wrong_method(request: Request) -> Problem {
 struct Sent<T> {
     value: T,
     digest: Digest,
+    bytes: usize,
 }
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Sent<T> {
@@ -201,7 +205,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Sent<T> {
         let bytes = read(request).await?;
         let value = serde_json::from_slice(&bytes)
             .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the body is not what this takes: {error}")))?;
-        Ok(Self { value, digest: Digest::of(&bytes) })
+        Ok(Self { value, digest: Digest::of(&bytes), bytes: bytes.len() })
     }
 }
 

@@ -1,11 +1,12 @@
 //! Connections: where they come in, how many there may be, how long they may be silent.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -23,6 +24,8 @@ use super::auth::Peer;
 
 /// Connections at once; more wait in the operating system's queue.
 const CONNECTIONS_MAX: usize = 512;
+/// Connections of one user of the operating system at once: others must get through, too.
+const USER_MAX: usize = 128;
 /// How long the head of a request may take to arrive, and a connection may be idle.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
 /// How long requests in flight may go on after shutdown began.
@@ -98,6 +101,7 @@ impl Listener {
 pub async fn serve(listener: Listener, router: Router, shutdown: impl Future<Output = ()>) {
     let (stop, stopped) = watch::channel(false);
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let users = Users::default();
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -123,13 +127,17 @@ pub async fn serve(listener: Listener, router: Router, shutdown: impl Future<Out
             () = &mut shutdown => break,
             accepted = accepted => match accepted {
                 Ok((connection, peer, permit)) => {
+                    let Some(seat) = users.seat(peer) else {
+                        tracing::warn!(?peer, "a connection is closed: this user has {USER_MAX} open");
+                        continue;
+                    };
                     let (router, stopped) = (router.clone(), stopped.clone());
                     connections.spawn(async move {
                         match connection {
                             Connection::Unix(stream) => talk(stream, peer, router, stopped).await,
                             Connection::Tcp(stream) => talk(stream, peer, router, stopped).await,
                         }
-                        drop(permit);
+                        drop((permit, seat));
                     });
                 }
                 Err(error) => {
@@ -148,6 +156,42 @@ pub async fn serve(listener: Listener, router: Router, shutdown: impl Future<Out
     let ended = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(END_WITHIN, ended).await.is_err() {
         tracing::debug!("connections that were still open at shutdown are cut");
+    }
+}
+
+/// How many connections each user has. Who comes over the network is nobody before a token is read.
+#[derive(Debug, Clone, Default)]
+struct Users(Arc<Mutex<BTreeMap<u32, usize>>>);
+
+impl Users {
+    fn seat(&self, peer: Peer) -> Option<Seat> {
+        let Peer::Uid(uid) = peer else { return Some(Seat { uid: None, users: self.clone() }) };
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mine = open.entry(uid).or_default();
+        (*mine < USER_MAX).then(|| {
+            *mine += 1;
+            Seat { uid: Some(uid), users: self.clone() }
+        })
+    }
+}
+
+/// A user's connection; the end of it makes room for another.
+#[derive(Debug)]
+struct Seat {
+    uid: Option<u32>,
+    users: Users,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let Some(uid) = self.uid else { return };
+        let mut open = self.users.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mine) = open.get_mut(&uid) {
+            *mine -= 1;
+            if *mine == 0 {
+                open.remove(&uid);
+            }
+        }
     }
 }
 

@@ -90,6 +90,7 @@ impl Claims {
             rationale: self.rationale.map(|why| why.trim().to_owned()).filter(|why| !why.is_empty()),
             token_scope_id: caller.scope.clone(),
             credential_ttl: caller.ttl,
+            refused_before: None,
         })
     }
 

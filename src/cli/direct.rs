@@ -23,10 +23,10 @@ use crate::core::work::Lane;
 use crate::error::{Error, Exit};
 use crate::shell::cluster::{self, direct as remote};
 use crate::shell::standalone::{Setup, StartError};
-use crate::shell::{direct, documents};
+use crate::shell::{direct, scopes};
 use crate::spec;
 use crate::world::audit::{self, Filter};
-use crate::world::clock;
+use crate::world::clock::{self, Clock};
 use crate::world::keys::Public;
 use crate::world::kubernetes::{connect, freezes};
 use crate::world::registry::{Collector, Credentials, Patience};
@@ -191,10 +191,17 @@ pub(super) async fn freeze(context: &Context, freeze: &Freeze, cause: &str) -> R
     let request = request(context, freeze.claims.clone(), &body)?;
     let unavailable = |error| without_controller(&StartError::Store(error), cause);
     let store = Store::open(&dir, &context.paths.data_dir().join("spool")).map_err(unavailable)?;
-    let who = request.actor.to_string();
-    documents::freeze(&store, scope_name(&freeze.scope), Some(&who)).await.map_err(unavailable)?;
+    let clock = Clock::start(&store).await.map_err(unavailable)?;
+    let id = request.id.clone();
+    let answer = scopes::freeze(&store, clock, scope_name(&freeze.scope), true, request).await.map_err(unavailable)?;
+    if !answer.accepted {
+        return Err(Error::new(Exit::Refused, answer.reason.to_string()).with_code(Some(answer.reason.code().to_owned())));
+    }
+    if let Err(error) = store.drain().await {
+        tracing::warn!(%error, "the record waits in the outbox");
+    }
     let keys = store.workloads().await.map_err(unavailable)?;
-    Ok(Frozen { request: request.id, rollouts: keys.iter().filter(|key| freeze.scope.contains(key)).count() })
+    Ok(Frozen { request: id, rollouts: keys.iter().filter(|key| !scopes::is_scope(key) && freeze.scope.contains(key)).count() })
 }
 
 // ---------------------------------------------------------------------------------------------------- cluster

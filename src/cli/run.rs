@@ -19,9 +19,9 @@ use crate::config::{ClusterConfig, Config, LogFormat, host_name};
 use crate::core::input::Input;
 use crate::error::{Error, Exit};
 use crate::shell::cluster;
-use crate::shell::documents;
 use crate::shell::handle::Handle;
 use crate::shell::rollout::Shared;
+use crate::shell::scopes;
 use crate::shell::standalone::{Controller, Setup, StartError};
 use crate::spec::Loaded;
 use crate::telemetry::{self, Metrics};
@@ -322,10 +322,10 @@ async fn keep_freezes(shared: Arc<Shared>, mut asked: mpsc::Receiver<ScopeFreeze
         let name = direct::scope_name(&scope);
         let who = on.then(|| request.actor.to_string());
         // The switch is thrown first: a store that does not answer must not keep it from working.
-        shared.neighbours.freeze(name, on, Some(request));
+        shared.neighbours.freeze(name, on, Some(request.clone()));
         shared.changed.notify_waiters();
         let kept = match shared.world.store() {
-            Storage::Embedded(store) => documents::freeze(store, name, who.as_deref()).await,
+            Storage::Embedded(store) => scopes::freeze(store, *shared.world.clock(), name, on, request).await.map(drop),
             Storage::Cluster(store) => store.freeze(name, who.as_deref()).await,
         };
         let rollouts = shared.handle.keys().iter().filter(|key| scope.contains(key)).count();

@@ -138,6 +138,9 @@ pub struct Request {
     /// Seconds the credential was still valid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential_ttl: Option<u64>,
+    /// How many of this requester's requests were turned away for their rate since the one before: they have no records of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused_before: Option<u64>,
 }
 
 impl Request {

@@ -14,7 +14,6 @@ const ROLLOUT: &str = "rollout";
 const POLICY: &str = "policy";
 const SOURCE: &str = "source";
 const FLAGS: &str = "flags";
-const FREEZE: &str = "freeze";
 
 /// Keeps what was loaded; documents that are gone from the files are forgotten.
 ///
@@ -56,26 +55,4 @@ async fn all<T: DeserializeOwned>(store: &Store, kind: &str) -> Result<BTreeMap<
         Err(error) => Err(StartError::Document(format!("{kind} {name}: {error}"))),
     };
     documents.into_iter().map(parse).collect()
-}
-
-/// Freezes of wider scopes: a namespace, or `*`, with who ordered each.
-///
-/// # Errors
-/// The store cannot be read.
-pub async fn freezes(store: &Store) -> Result<Vec<(String, String)>, Unavailable> {
-    store.documents(FREEZE).await
-}
-
-/// Keeps a freeze, or its end.
-///
-/// # Errors
-/// The store cannot be written.
-pub async fn freeze(store: &Store, scope: &str, who: Option<&str>) -> Result<(), Unavailable> {
-    match who {
-        Some(who) => {
-            let who = serde_json::Value::from(who).to_string();
-            store.put_document(FREEZE, scope, &who).await
-        }
-        None => store.delete_document(FREEZE, scope).await.map(drop),
-    }
 }

@@ -7,4 +7,5 @@ pub mod handle;
 pub mod neighbours;
 pub mod order;
 pub mod rollout;
+pub mod scopes;
 pub mod standalone;

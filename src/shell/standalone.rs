@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::documents;
 use super::handle::Handle;
 use super::rollout::{Policies, Rollout, Shared};
+use super::scopes;
 use crate::core::input::{Input, Observed, Outcome};
 use crate::core::spec::{GuardSource, GuardedRollout, Metadata, Process, Scrape};
 use crate::core::state::Guard;
@@ -129,8 +130,8 @@ impl Controller {
         let shared = Arc::new(Shared::new(world, Arc::clone(&loaded)));
         let (stop, stopped) = watch::channel(false);
         let mut controller = Self { shared, loaded: Arc::clone(&loaded), stop, tasks: JoinSet::new() };
-        for scope in documents::freezes(controller.shared.world.store().local()).await? {
-            controller.shared.neighbours.freeze(&scope.0, true, None);
+        for scope in scopes::frozen(controller.shared.world.store().local()).await? {
+            controller.shared.neighbours.freeze(&scope, true, None);
         }
         for (key, (metadata, spec)) in loaded.rollouts.iter().filter(|(key, _)| takes_part(key)) {
             controller.begin(key, metadata, spec, stopped.clone()).await?;

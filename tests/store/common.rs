@@ -48,6 +48,7 @@ pub(crate) fn request() -> Request {
         rationale: Some("errors \"rose\"\nafter the deployment".into()),
         token_scope_id: Some("shop:write".into()),
         credential_ttl: Some(900),
+        refused_before: None,
     }
 }
 

@@ -360,6 +360,7 @@ pub fn record<E>(line: &Value, mut fetch: impl FnMut(&Digest) -> Result<Vec<u8>,
         trigger: flat.trigger,
         rationale: flat.rationale,
         token_scope_id: flat.token_scope_id,
+        refused_before: None,
         credential_ttl: flat.credential_ttl,
     });
     Ok(Some(Record {
@@ -461,6 +462,7 @@ mod tests {
             trigger: some(),
             rationale: some(),
             token_scope_id: some(),
+            refused_before: Some(u64::MAX),
             credential_ttl: Some(u64::MAX),
         });
         let ledger = (0..2000).map(|n| (ReleaseId(format!("{n:016x}")), Digest::of(b"").to_string())).collect();
