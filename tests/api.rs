@@ -57,7 +57,7 @@ async fn http(fake: &Fake, method: &str, path: &str, token: Option<&str>, body: 
 async fn an_agent_deploys_and_a_person_reverts() {
     let (fake, person) = fake("human").await;
     let body = Deploy {
-        template: release("v43").template,
+        template: (*release("v43").template).clone(),
         label: Some("v43".into()),
         claims: Claims {
             actor: Some("agent:release-bot@1.4".into()),
@@ -124,7 +124,7 @@ async fn who_is_unknown_may_stop_things_and_nothing_else() {
     for verb in [Verb::Resume, Verb::Thaw, Verb::Lift { release: None }, Verb::Promote, Verb::Adopt, Verb::Arm] {
         assert_eq!(status(say(&nobody, verb).await), (403, Some("BS056".into())));
     }
-    let deploy = Deploy { template: release("v43").template, label: None, claims: Claims::default() };
+    let deploy = Deploy { template: (*release("v43").template).clone(), label: None, claims: Claims::default() };
     assert_eq!(status(nobody.post(&format!("{ROLLOUT}/deploy"), &deploy).await), (403, Some("BS056".into())));
     let thaw = nobody.post::<Frozen>("/v1/thaw", &freeze).await;
     assert!(matches!(thaw, Err(Failure::Problem { status: StatusCode::FORBIDDEN, .. })), "{thaw:?}");
@@ -142,7 +142,7 @@ async fn a_wider_freeze_holds_deployments_back_until_a_person_thaws() {
     let other = Freeze { scope: FreezeScope::Namespace("other".into()), claims: Claims::default() };
     assert_eq!(person.post::<Frozen>("/v1/freeze", &other).await.unwrap().rollouts, 0);
     assert_eq!(person.post::<Frozen>("/v1/freeze", &shop).await.unwrap().rollouts, 1);
-    let deploy = Deploy { template: release("v43").template, label: None, claims: Claims::default() };
+    let deploy = Deploy { template: (*release("v43").template).clone(), label: None, claims: Claims::default() };
     assert_eq!(status(person.post(&format!("{ROLLOUT}/deploy"), &deploy).await), (409, Some("BS051".into())));
     let body = serde_json::to_vec(&shop).unwrap();
     let (code, problem) = http(&fake, "POST", "/v1/thaw", Some("bot-token"), body).await;

@@ -23,14 +23,14 @@ async fn requests_are_split_exactly_and_counted() {
 
     let mut caller = Caller::new(bed.address().await);
     for _ in 0..100 {
-        assert_eq!(caller.get("/").await.unwrap(), (200, stable.id.0.clone()));
+        assert_eq!(caller.get("/").await.unwrap(), (200, stable.id.to_string()));
     }
     let split = weights(&[(&stable, 95.0), (&candidate, 5.0)]);
     assert!(bed.done(split.clone()).await.0);
     assert!(!bed.done(split).await.0);
     let mut to_candidate = 0;
     for _ in 0..400 {
-        to_candidate += usize::from(caller.get("/").await.unwrap().1 == candidate.id.0);
+        to_candidate += usize::from(caller.get("/").await.unwrap().1 == *candidate.id.0);
     }
     assert_eq!(to_candidate, 20);
     assert!((bed.metric("backstop_host_requests_total", &[&born, "code=\"500\""]).await - 10.0).abs() < 0.1);
@@ -81,7 +81,7 @@ async fn no_request_is_lost_in_two_hundred_switches_under_load() {
         waits.push(start.elapsed());
         // Not one new request goes elsewhere once the switch was answered.
         for _ in 0..3 {
-            assert_eq!(caller.get("/").await.unwrap(), (200, target.id.0.clone()));
+            assert_eq!(caller.get("/").await.unwrap(), (200, target.id.to_string()));
         }
     }
     over.store(true, Ordering::Relaxed);
@@ -167,7 +167,7 @@ async fn requests_do_not_move_to_a_release_that_nobody_of_can_answer() {
     bed.ready(&candidate).await;
     let moved = bed.ensure_as(51, Fence::Stable(candidate.id.clone()), weights(&[(&candidate, 100.0)])).await;
     assert!(matches!(moved, Outcome::Done { .. }), "{moved:?}");
-    assert_eq!(caller.get("/").await.unwrap(), (200, candidate.id.0.clone()));
+    assert_eq!(caller.get("/").await.unwrap(), (200, candidate.id.to_string()));
     bed.end().await;
 }
 
@@ -222,8 +222,8 @@ async fn requests_under_way_finish_or_are_cut_after_the_drain() {
         let under_way = tokio::spawn(async move { Caller::new(address).get("/").await });
         until("it is under way", async || bed.metric("backstop_host_inflight", &[]).await > 0.5).await;
         bed.done(weights(&[(&fast, 100.0)])).await;
-        assert_eq!(Caller::new(address).get("/").await.unwrap(), (200, fast.id.0.clone()));
-        assert_eq!(under_way.await.unwrap().unwrap(), (code, slow.id.0.clone()));
+        assert_eq!(Caller::new(address).get("/").await.unwrap(), (200, fast.id.to_string()));
+        assert_eq!(under_way.await.unwrap().unwrap(), (code, slow.id.to_string()));
         assert!((bed.metric("backstop_host_dropped_total", &[]).await - dropped).abs() < 0.1);
         bed.end().await;
     }
@@ -263,7 +263,7 @@ async fn bad_services_are_named_and_never_hurt_the_stable_one() {
         }
         bed.done(weights(&[(&stable, 100.0)])).await;
         bed.done(Action::EnsureArm { release: bad.clone(), present: false }).await;
-        assert_eq!(Caller::new(address).get("/").await.unwrap(), (200, stable.id.0.clone()));
+        assert_eq!(Caller::new(address).get("/").await.unwrap(), (200, stable.id.to_string()));
     }
     bed.end().await;
 }
@@ -407,7 +407,7 @@ async fn a_release_without_weight_gets_nothing_even_if_the_other_is_down() {
     let (start, mut refused) = (Instant::now(), 0);
     while start.elapsed() < Duration::from_secs(3) && refused < 50 {
         let (code, release) = caller.get("/").await.unwrap();
-        assert_eq!(release, stable.id.0);
+        assert_eq!(release, *stable.id.0);
         refused += usize::from(code == 503);
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -415,7 +415,7 @@ async fn a_release_without_weight_gets_nothing_even_if_the_other_is_down() {
     // With a share, however small, it takes over what the other cannot serve.
     bed.done(weights(&[(&stable, 99.0), (&candidate, 1.0)])).await;
     bed.failing(&stable).await;
-    until("the candidate serves", async || caller.get("/").await.unwrap() == (200, candidate.id.0.clone())).await;
+    until("the candidate serves", async || caller.get("/").await.unwrap() == (200, candidate.id.to_string())).await;
     bed.end().await;
 }
 
@@ -434,18 +434,18 @@ async fn a_disk_that_refuses_does_not_stop_traffic_toward_the_stable_release() {
 
     let forward = bed.ensure(weights(&[(&stable, 50.0), (&candidate, 50.0)])).await;
     assert!(matches!(&forward, Outcome::Transient { what, .. } if what.contains("state file")), "{forward:?}");
-    assert_eq!(caller.get("/").await.unwrap().1, candidate.id.0);
+    assert_eq!(caller.get("/").await.unwrap().1, *candidate.id.0);
     let back = weights(&[(&stable, 100.0)]);
     let safe = bed.ensure_as(90, Fence::Stable(stable.id.clone()), back.clone()).await;
     assert!(matches!(safe, Outcome::Transient { .. }), "{safe:?}");
-    assert_eq!(caller.get("/").await.unwrap().1, stable.id.0);
+    assert_eq!(caller.get("/").await.unwrap().1, *stable.id.0);
 
     std::fs::remove_file(&folder).unwrap();
     std::fs::rename(&aside, &folder).unwrap();
     let again = bed.ensure_as(90, Fence::Stable(stable.id.clone()), back).await;
     assert!(matches!(again, Outcome::Done { changed: false, .. }), "{again:?}");
     let file: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("checkout.json")).unwrap()).unwrap();
-    assert_eq!(file["weights"], serde_json::json!({ stable.id.0.as_str(): "100%" }));
+    assert_eq!(file["weights"], serde_json::json!({ stable.id.to_string(): "100%" }));
     bed.end().await;
 }
 

@@ -93,7 +93,7 @@ pub(super) fn names(view: &View) -> BTreeMap<ReleaseId, String> {
 pub(super) fn release(view: &View, text: &str) -> Result<ReleaseId, Error> {
     let text = text.strip_prefix("sha256:").unwrap_or(text);
     let known: Vec<&Release> = view.ledger.iter().map(|line| &line.release).collect();
-    let exact = |release: &&&Release| release.label.as_deref() == Some(text) || release.id.0 == text;
+    let exact = |release: &&&Release| release.label.as_deref() == Some(text) || *release.id.0 == *text;
     let begins = |release: &&&Release| {
         text.len() >= 6 && (release.id.0.starts_with(text) || release.template.image().digest.hex().starts_with(text))
     };

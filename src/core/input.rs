@@ -1,6 +1,7 @@
 //! Facts that reach the machine. The set is closed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +33,7 @@ pub enum Input {
     /// The guard's own document changed.
     SpecChanged(Box<Guard>),
     /// The policy that applies changed.
-    PolicyChanged(Box<Policy>),
+    PolicyChanged(Arc<Policy>),
     /// Something changed around the rollout: a freeze, or how many neighbours breach.
     ScopeChanged(Scope),
     /// An effect ended.

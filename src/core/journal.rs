@@ -3,6 +3,8 @@
 //! Inputs that changed state stand in records of their own. What is here is the rest: how the machine began, looks as what
 //! they showed, time that passed, and facts that changed its memory alone, such as what was seen of the workload.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::input::Input;
@@ -35,7 +37,7 @@ pub struct Began {
     /// The guard.
     pub guard: Guard,
     /// The policy that applied.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
 }
 
 /// One step: something was taken in, and the machine was asked what to do.

@@ -6,6 +6,7 @@ pub use template::{Pod, PodError, Process, Template};
 
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -125,7 +126,7 @@ text_serde!(Image, "Image", "^.+@sha256:[0-9a-f]{64}$", "An image by digest: `re
 /// Names a [`Release`]: the first 16 hex digits of the SHA-256 of its template.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
-pub struct ReleaseId(pub String);
+pub struct ReleaseId(pub Arc<str>);
 
 impl fmt::Display for ReleaseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -142,14 +143,14 @@ pub struct Release {
     /// A name for people, such as `v42`; never used to decide anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// The template itself.
-    pub template: Template,
+    /// The template itself; shared, for a release is named in many places at once.
+    pub template: Arc<Template>,
 }
 
 impl Release {
     /// The release of `template`, shown to people as `label`.
     pub fn new(template: Template, label: Option<String>) -> Self {
-        Self { id: template.release(), label, template }
+        Self { id: template.release(), label, template: Arc::new(template) }
     }
 
     /// The bytes that it runs, container by container.

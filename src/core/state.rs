@@ -70,7 +70,7 @@ pub struct State {
     pub queued: Option<Box<Deployed>>,
     /// The policy that binds what waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub queued_policy: Option<Box<Policy>>,
+    pub queued_policy: Option<Arc<Policy>>,
     /// Alerts that fire, or have ended lately, by fingerprint, with the time of their arrival.
     pub alerts: BTreeMap<String, (Alerted, Mono)>,
     /// Alerts that fired and were dropped, because too many did at once.
@@ -126,7 +126,7 @@ pub struct Trial {
     /// The guard as it was at admission: later changes never loosen a running attempt.
     pub spec: Arc<GuardedRollout>,
     /// The policy as it was at admission, for the same reason.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// The stages.
     pub plan: Plan,
     /// When it was admitted.
@@ -391,7 +391,7 @@ impl Revert {
 
 /// Names a revert.
 pub fn revert_id(uid: &str, generation: u64, under: Option<&ReleaseId>) -> String {
-    let under = under.map_or("", |id| id.0.as_str());
+    let under = under.map_or("", |id| &*id.0);
     format!("rv-{}", &Digest::of(format!("{}:{uid}{generation}:{under}", uid.len()).as_bytes()).hex()[..12])
 }
 

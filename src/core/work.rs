@@ -164,7 +164,7 @@ impl LookPlan {
     pub fn values(&self, arm: Arm) -> Vec<&str> {
         match (self.members.get(&arm), self.arms.get(&arm)) {
             (Some(members), _) => members.iter().map(String::as_str).collect(),
-            (None, release) => release.map(|release| release.0.as_str()).into_iter().collect(),
+            (None, release) => release.map(|release| &*release.0).into_iter().collect(),
         }
     }
 

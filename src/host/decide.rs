@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn a_release_under_a_false_name_and_a_foreign_effect_are_invalid() {
         let (mut record, mut a) = (record(), release("a"));
-        a.id = ReleaseId("0".repeat(16));
+        a.id = ReleaseId("0".repeat(16).into());
         let before = record.clone();
         assert!(matches!(ensure(&mut record, &ask(1, Action::EnsureRelease { release: a })), Err(Outcome::Invalid(_))));
         assert!(matches!(ensure(&mut record, &ask(1, Action::Record)), Err(Outcome::Invalid(_))));

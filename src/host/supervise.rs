@@ -151,7 +151,7 @@ impl Slot {
 
 impl Place {
     fn log(&self) -> PathBuf {
-        let logs = self.arm.env.data.join("logs").join(&self.arm.workload).join(&self.arm.release.id.0);
+        let logs = self.arm.env.data.join("logs").join(&self.arm.workload).join(&*self.arm.release.id.0);
         logs.join(format!("{}.log", self.number))
     }
 }

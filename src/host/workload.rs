@@ -329,8 +329,8 @@ impl Workload {
         let in_use: BTreeSet<String> = {
             let mut crew = lock(&self.crew);
             crew.leaving.retain(|other| !Arc::ptr_eq(other, &arm));
-            let in_use = crew.leaving.iter().chain(crew.arms.values()).map(|arm| arm.release.id.0.clone()).collect::<BTreeSet<_>>();
-            if !in_use.contains(&arm.release.id.0) {
+            let in_use = crew.leaving.iter().chain(crew.arms.values()).map(|arm| arm.release.id.to_string()).collect::<BTreeSet<_>>();
+            if !in_use.contains(&*arm.release.id.0) {
                 self.env.metrics.forget_arm(&self.key, &arm.release.id);
             }
             in_use

@@ -94,7 +94,7 @@ pub struct Rollout {
     shared: Arc<Shared>,
     guard: Guard,
     policies: Policies,
-    policy: Policy,
+    policy: Arc<Policy>,
     order: Order<oneshot::Sender<Answer>>,
     scope: Scope,
     /// The rollout's own clock: another replica's may have been ahead when it committed.
@@ -114,9 +114,9 @@ impl Rollout {
     pub async fn restore(shared: Arc<Shared>, guard: Guard, policies: Policies) -> Result<Self, LoadError> {
         let state = shared.world.store().load(&guard.key).await?.unwrap_or_else(State::new);
         // A rollout under way goes on under the policy of whoever asked for it.
-        let policy = state.trial.as_ref().map_or_else(|| policies.of_guard(), |trial| policies.of(&trial.request.actor));
+        let policy = Arc::new(state.trial.as_ref().map_or_else(|| policies.of_guard(), |trial| policies.of(&trial.request.actor)));
         let clock = shared.world.clock().not_before(state.mono);
-        let machine = Machine::restore(guard.clone(), policy.clone(), state);
+        let machine = Machine::restore(guard.clone(), Arc::clone(&policy), state);
         let (urgent_in, urgent) = mpsc::channel(URGENT_MAX);
         let (view, seen) = watch::channel(Arc::new(look_at(&machine)));
         shared.handle.connect(guard.key.clone(), Line { urgent: urgent_in, view: seen });
@@ -187,10 +187,7 @@ impl Rollout {
     fn arrived(&mut self, message: Message) {
         if let Input::Deployed(deployed) = &message.input {
             let policy = self.policies.of(&deployed.request.actor);
-            if policy != self.policy {
-                self.policy = policy.clone();
-                self.order.push(Input::PolicyChanged(Box::new(policy)), None);
-            }
+            self.comes_under(policy);
         }
         self.order.push(message.input, message.answer);
     }
@@ -229,9 +226,13 @@ impl Rollout {
             Some(trial) if !state.phase.kind().is_resting() => self.policies.of(&trial.request.actor).tighter(&self.policy),
             _ => self.policies.of_guard(),
         };
-        if policy != self.policy {
-            self.policy = policy.clone();
-            self.order.push(Input::PolicyChanged(Box::new(policy)), None);
+        self.comes_under(policy);
+    }
+
+    fn comes_under(&mut self, policy: Policy) {
+        if policy != *self.policy {
+            self.policy = Arc::new(policy);
+            self.order.push(Input::PolicyChanged(Arc::clone(&self.policy)), None);
         }
     }
 
@@ -348,7 +349,7 @@ impl Rollout {
         };
         let observed = self.order.machine().workload().clone();
         self.clock = self.clock.not_before(state.mono);
-        self.order.restart(Machine::restore(self.guard.clone(), self.policy.clone(), state));
+        self.order.restart(Machine::restore(self.guard.clone(), Arc::clone(&self.policy), state));
         self.order.push(Input::Observed(observed), None);
         self.scope = Scope::default();
         self.surroundings();

@@ -335,7 +335,7 @@ fn take_work(node: &mut Node, crash: Crash) {
         }
     }
     if crash != Crash::No {
-        let (guard, policy) = (node.machine.guard().clone(), node.machine.policy().clone());
+        let (guard, policy) = (node.machine.guard().clone(), Arc::clone(node.machine.policy()));
         node.machine = Machine::restore(guard, policy, State::clone(&node.committed));
         node.flights.clear();
         node.machine.handle(now(node), Input::Woke);

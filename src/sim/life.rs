@@ -113,7 +113,7 @@ pub struct Life {
 
 impl Life {
     /// A life of `replicas` controllers.
-    pub fn new(seed: u64, guard: Guard, policy: Policy, faults: Faults, replicas: usize) -> Self {
+    pub fn new(seed: u64, guard: Guard, policy: impl Into<Arc<Policy>>, faults: Faults, replicas: usize) -> Self {
         let mut life = Self {
             world: World::new(guard, policy),
             faults,

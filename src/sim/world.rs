@@ -79,7 +79,7 @@ pub struct World {
     /// The guard that is in force.
     pub guard: Guard,
     /// The policy that is in force.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// The committed state.
     pub state: Option<Arc<State>>,
     /// The store does not answer before this.
@@ -128,12 +128,12 @@ pub struct World {
 
 impl World {
     /// A world without releases.
-    pub fn new(guard: Guard, policy: Policy) -> Self {
+    pub fn new(guard: Guard, policy: impl Into<Arc<Policy>>) -> Self {
         let process = house::process(&guard.spec.workload);
         Self {
             now: 0,
             guard,
-            policy,
+            policy: policy.into(),
             state: None,
             store_back_at: 0,
             spool: Vec::new(),

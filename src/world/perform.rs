@@ -57,7 +57,7 @@ pub struct Subjects {
     /// The guard.
     pub guard: Guard,
     /// The policy that applies now.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// The deployment attempt.
     pub generation: u64,
     /// The stable release of the committed state.

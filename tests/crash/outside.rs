@@ -108,7 +108,7 @@ impl Outside {
     pub(crate) fn since(&self, mark: (usize, usize), release: &Release) -> Counted {
         std::thread::sleep(Duration::from_millis(30));
         let book = self.book.lock().expect("a lock");
-        let id = &release.id.0;
+        let id = &*release.id.0;
         let mut counted = Counted { flag: book.flag.len().saturating_sub(mark.1 + 1), ..Counted::default() };
         for pair in book.host[mark.0..].windows(2) {
             let share = |seen: &Seen| seen.share(id);

@@ -65,7 +65,7 @@ impl Program {
 
     /// Deploys a release on a person's word.
     pub(crate) fn deploy(&self, release: &Release) {
-        let deploy = Deploy { template: release.template.clone(), label: release.label.clone(), claims: Claims::default() };
+        let deploy = Deploy { template: (*release.template).clone(), label: release.label.clone(), claims: Claims::default() };
         let body = serde_json::to_string(&deploy).expect("JSON");
         let answer = self.ask("POST", &format!("/v1/rollouts/{SERVICE}/deploy"), &body);
         assert!(matches!(answer, Some((200..=299, _))), "{answer:?}");

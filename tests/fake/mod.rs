@@ -115,7 +115,7 @@ pub fn on_trial() -> (State, Observed) {
         ..Request::default()
     };
     state.trial = Some(Trial {
-        policy: backstop::core::policy::Policy::default(),
+        policy: std::sync::Arc::default(),
         plan: Plan::compile(&guard.spec),
         candidate: candidate.clone(),
         request,

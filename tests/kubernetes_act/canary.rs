@@ -151,7 +151,7 @@ fn nothing_stands_in_front_of_the_way_back() {
     rig.does(&rig.arm(&c, true));
     rig.does_with(&rig.step(&c, 50.0), || rig.gateway("httproute"));
     let service = rig.cluster.get("service", &["blocked-candidate"]);
-    assert_eq!(service["spec"]["selector"]["backstop.dev/release"], c.id.0, "the copy before left nothing behind");
+    assert_eq!(service["spec"]["selector"]["backstop.dev/release"], *c.id.0, "the copy before left nothing behind");
     rig.cluster.kubectl(&["delete", "service", "blocked", "blocked-candidate", "--ignore-not-found"]);
     rig.cluster.kubectl(&["delete", "deployment", "blocked", "--cascade=orphan"]);
     rig.once(&rig.back());

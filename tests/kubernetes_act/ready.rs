@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use backstop::core::policy::Policy;
 use backstop::core::release::Release;
 use backstop::core::spec::GuardedRollout;
 use backstop::core::state::Guard;
@@ -63,7 +62,7 @@ impl Web {
     async fn asked(&self, what: &str, holds: impl Fn(&[String]) -> bool) -> Vec<String> {
         let subjects = Subjects {
             guard: self.guard.clone(),
-            policy: Policy::default(),
+            policy: std::sync::Arc::default(),
             generation: 1,
             stable: Some(self.first.id.clone()),
             revert: None,

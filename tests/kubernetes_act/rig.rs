@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use backstop::core::input::{Observed, Outcome};
 use backstop::core::ledger::{LedgerRecord, Standing};
-use backstop::core::policy::Policy;
 use backstop::core::release::{Release, ReleaseId};
 use backstop::core::spec::Percent;
 use backstop::core::state::Guard;
@@ -204,7 +203,7 @@ impl Rig {
     pub fn once(&self, effect: &Effect) -> Outcome {
         let subjects = Subjects {
             guard: self.guard.clone(),
-            policy: Policy::default(),
+            policy: Arc::default(),
             generation: self.generation.get(),
             stable: self.stable.borrow().clone(),
             revert: None,

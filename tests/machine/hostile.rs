@@ -99,10 +99,10 @@ fn what_waits_is_bound_by_the_policy_of_who_asked_for_it() {
     accepted(life.deployed(&v(2), person("ann")));
     assert!(life.until(60, |life| weight(life, &v(2)) == 0.2));
     let strict = Policy { approvals: 1, approve_within: Span::minutes(5), ..house::policy() };
-    life.tell(Input::PolicyChanged(Box::new(strict)));
+    life.tell(Input::PolicyChanged(std::sync::Arc::new(strict)));
     accepted(life.deployed(&v(3), agent("bot")));
     // Somebody whom a looser policy is for asks for what runs already: that changes nothing for who waits.
-    life.tell(Input::PolicyChanged(Box::new(house::policy())));
+    life.tell(Input::PolicyChanged(std::sync::Arc::new(house::policy())));
     accepted(life.deployed(&v(2), person("ann")));
     assert!(life.until(200, |life| life.state().stable == Some(v(2).id)));
     reach(&mut life, PhaseKind::AwaitingApproval, 30);

@@ -61,7 +61,7 @@ fn nobody_approves_their_own() {
     accepted(life.commanded(Verb::Approve, person("bob")));
     assert_eq!(life.phase(), PhaseKind::AwaitingApproval);
     // A looser policy does not bind what is under way.
-    life.tell(Input::PolicyChanged(Box::new(house::policy())));
+    life.tell(Input::PolicyChanged(std::sync::Arc::new(house::policy())));
     life.run(2);
     assert_eq!(life.phase(), PhaseKind::AwaitingApproval);
     accepted(life.commanded(Verb::Approve, person("eve")));
@@ -335,7 +335,7 @@ fn in_phase(phase: PhaseKind) -> Life {
     settle(&mut life, &v(1));
     settle(&mut life, &v(2));
     if approvals > 0 {
-        life.tell(Input::PolicyChanged(Box::new(Policy { approvals, ..house::policy() })));
+        life.tell(Input::PolicyChanged(std::sync::Arc::new(Policy { approvals, ..house::policy() })));
     }
     match phase {
         PhaseKind::Refused => life.world.evidence.entry(image(&v(3))).or_default().good = false,
@@ -438,10 +438,10 @@ fn a_policy_that_asks_for_less_does_not_bind_an_attempt_under_way() {
     settle(&mut life, &v(1));
     let mut strict = house::policy();
     strict.attestation.deny.digests.extend(v(2).template.images().into_iter().map(|image| image.digest));
-    life.tell(Input::PolicyChanged(Box::new(strict)));
+    life.tell(Input::PolicyChanged(std::sync::Arc::new(strict)));
     accepted(life.deployed(&v(2), agent("bot")));
     assert_eq!(life.state().phase.kind(), PhaseKind::Admitting);
-    life.tell(Input::PolicyChanged(Box::new(house::policy())));
+    life.tell(Input::PolicyChanged(std::sync::Arc::new(house::policy())));
     reach(&mut life, PhaseKind::Refused, 30);
     assert!(matches!(decided(&life, Decision::Refuse)[0], Some(Reason::DeniedDigest { .. })));
 }

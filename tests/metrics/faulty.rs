@@ -168,7 +168,8 @@ fn rollout(index: usize) -> LookPlan {
     for selector in plan.signals.values_mut().flat_map(|signal| signal.counters.values_mut()) {
         selector.matchers.push(Matcher { label: "job".into(), op: MatchOp::Equal, value: format!("j{index}") });
     }
-    plan.arms = BTreeMap::from([(Arm::Candidate, ReleaseId(format!("new{index}"))), (Arm::Stable, ReleaseId(format!("old{index}")))]);
+    plan.arms =
+        BTreeMap::from([(Arm::Candidate, ReleaseId(format!("new{index}").into())), (Arm::Stable, ReleaseId(format!("old{index}").into()))]);
     plan
 }
 

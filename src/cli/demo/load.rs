@@ -82,7 +82,7 @@ async fn visit(client: Client<HttpConnector, Empty<Bytes>>, uri: hyper::Uri, boo
     let answered = tokio::time::timeout(PATIENCE, async {
         let response = client.get(uri).await.ok()?;
         let status = response.status().as_u16();
-        let release = response.headers().get(RELEASE_HEADER).and_then(|value| value.to_str().ok()).map(|id| ReleaseId(id.to_owned()));
+        let release = response.headers().get(RELEASE_HEADER).and_then(|value| value.to_str().ok()).map(|id| ReleaseId(id.into()));
         response.into_body().collect().await.ok()?;
         Some((status, release))
     });

@@ -25,6 +25,9 @@ pub const STARVED: [f64; 8] = [0.7, 0.5, 0.35, 0.2, 0.1, 0.05, 0.02, 0.01];
 /// Wealth that is stretched beyond the planned watch.
 const RESERVE: f64 = 0.1;
 
+/// Steps that are more than enough for a root of a convex curve.
+const NEWTON: usize = 60;
+
 /// Wealth is kept below this: an alarm that nobody obeys must not overflow.
 const CEILING: f64 = 1e280;
 
@@ -78,25 +81,36 @@ pub fn health(k: f64, n: f64, p1: f64) -> f64 {
 
 /// Good requests that must still come, without a bad one, until [`health`] reaches `ln(1/beta)`.
 pub fn missing(k: f64, n: f64, p1: f64, beta: f64) -> u64 {
+    const MOST: u64 = 1 << 52;
     let wanted = -libm::log(beta);
-    let enough = |more: u64| health(k, n + more as f64, p1) >= wanted;
-    if enough(0) {
+    let now = evidences(k, n, p1, &HEALTHY);
+    if log_mean_exp(&now) >= wanted {
         return 0;
     }
-    let mut high = 1_u64;
-    while !enough(high) {
-        if high >= 1 << 52 {
-            return high;
+    // Each good request adds this much to each effect size.
+    let each: [f64; 4] = std::array::from_fn(|j| -libm::log1p((HEALTHY[j] - 1.0) * p1));
+    // The curve is convex and rises: from the second step on, Newton's steps come from above and fall short of nothing.
+    let mut more = 0.0;
+    for _ in 0..NEWTON {
+        let logs: [f64; 4] = std::array::from_fn(|j| now[j] + more * each[j]);
+        let value = log_mean_exp(&logs);
+        let slope = (0..4).map(|j| libm::exp(logs[j] - value) * each[j]).sum::<f64>() / 4.0;
+        let step = (wanted - value) / slope;
+        more = (more + step).clamp(0.0, MOST as f64);
+        if step.abs() < 0.25 {
+            break;
         }
-        high *= 2;
     }
-    let mut low = high / 2;
-    // `low` is not enough, `high` is.
-    while high - low > 1 {
-        let middle = low + (high - low) / 2;
-        if enough(middle) { high = middle } else { low = middle }
+    let enough = |more: u64| health(k, n + more as f64, p1) >= wanted;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+    let mut more = libm::ceil(more) as u64;
+    while more > 1 && enough(more - 1) {
+        more -= 1;
     }
-    high
+    while more < MOST && !enough(more) {
+        more += 1;
+    }
+    more
 }
 
 /// What one interval may add to the logarithm of a test's odds, so that about `K` bad scrapes are needed for alarm

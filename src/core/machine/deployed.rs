@@ -122,7 +122,7 @@ impl Machine {
         self.answer = Some(Answer { accepted: waits || same, reason: reason.clone(), revert: None });
         if waits {
             self.state.queued = Some(Box::new(deployed));
-            self.state.queued_policy = Some(Box::new(self.policy.clone()));
+            self.state.queued_policy = Some(self.policy.clone());
             return "queued".into();
         }
         if same {
@@ -229,7 +229,7 @@ impl Machine {
         let Some(queued) = self.state.queued.take() else { return false };
         // Whoever asked for something else meanwhile has a policy of their own.
         if let Some(policy) = self.state.queued_policy.take() {
-            self.policy = policy.tighter(&self.policy);
+            self.policy = self.tighter_of(&policy);
         }
         self.deployed(*queued);
         true

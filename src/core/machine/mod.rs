@@ -63,7 +63,7 @@ pub struct Answer {
 #[derive(Debug, Clone)]
 pub struct Machine {
     guard: Guard,
-    policy: Policy,
+    policy: Arc<Policy>,
     state: State,
     now: Now,
     // Memory only, rebuilt after a restore.
@@ -105,7 +105,7 @@ struct Look {
 
 impl Machine {
     /// A machine that goes on from what was committed.
-    pub fn restore(guard: Guard, policy: Policy, mut state: State) -> Self {
+    pub fn restore(guard: Guard, policy: impl Into<Arc<Policy>>, mut state: State) -> Self {
         if Mutant::TasksForgotten.lives() {
             state.tasks.clear();
         }
@@ -114,6 +114,12 @@ impl Machine {
             && trial.spec == guard.spec
         {
             trial.spec = Arc::clone(&guard.spec);
+        }
+        let policy = policy.into();
+        if let Some(trial) = &mut state.trial
+            && trial.policy == policy
+        {
+            trial.policy = Arc::clone(&policy);
         }
         let mut machine = Self {
             guard,
@@ -200,7 +206,7 @@ impl Machine {
                 (None, "accepted; a running attempt keeps its own".into())
             }
             Input::PolicyChanged(policy) => {
-                self.policy = *policy;
+                self.policy = policy;
                 self.touch();
                 (None, "accepted".into())
             }
@@ -334,7 +340,7 @@ impl Machine {
     }
 
     /// The policy that applies.
-    pub fn policy(&self) -> &Policy {
+    pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
     }
 
@@ -571,11 +577,20 @@ impl Machine {
     }
 
     /// The limits that bind the attempt under way: a looser policy never binds it, a tighter one does at once.
-    pub fn limits(&self) -> Policy {
+    pub fn limits(&self) -> Arc<Policy> {
         match &self.state.trial {
-            Some(_) if Mutant::LooserPolicyBinds.lives() => self.policy.clone(),
-            Some(trial) if self.state.candidate().is_some() || self.state.phase.revert().is_some() => trial.policy.tighter(&self.policy),
-            _ => self.policy.clone(),
+            Some(_) if Mutant::LooserPolicyBinds.lives() => Arc::clone(&self.policy),
+            Some(trial) if self.state.candidate().is_some() || self.state.phase.revert().is_some() => self.tighter_of(&trial.policy),
+            _ => Arc::clone(&self.policy),
+        }
+    }
+
+    /// The tighter of a policy and the one that is in force; most often they are one.
+    fn tighter_of(&self, policy: &Arc<Policy>) -> Arc<Policy> {
+        if Arc::ptr_eq(policy, &self.policy) || *policy == self.policy {
+            Arc::clone(policy)
+        } else {
+            Arc::new(policy.tighter(&self.policy))
         }
     }
 

@@ -368,7 +368,7 @@ impl Machine {
     }
 
     fn restore_held_back_now(&self) -> Reason {
-        let target = ReleaseId(String::new());
+        let target = ReleaseId("".into());
         self.restore_held_back(&target).unwrap_or(Reason::BreakerOpen { breaching: self.scope.breaching + 1, watched: self.scope.watched })
     }
 

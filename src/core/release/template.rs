@@ -97,7 +97,7 @@ impl Template {
             Self::Process(process) => process.encode(&mut field),
             Self::Pod(pod) => pod.encode(&mut field),
         }
-        ReleaseId(hex(&hash.finalize())[..16].to_owned())
+        ReleaseId(hex(&hash.finalize())[..16].into())
     }
 
     /// The image that stands for the template in what people read: the artifact, or the first container's.

@@ -1,5 +1,7 @@
 //! What a life is told: by people and agents, and by what surrounds it.
 
+use std::sync::Arc;
+
 use super::super::words::name;
 use super::Life;
 use crate::core::actor::Request;
@@ -78,11 +80,12 @@ impl Life {
     }
 
     /// The policy changes.
-    pub fn set_policy(&mut self, policy: Policy) {
+    pub fn set_policy(&mut self, policy: impl Into<Arc<Policy>>) {
+        let policy = policy.into();
         let denied = &policy.attestation.deny.digests;
         self.oracle.denies(denied, self.world.now);
-        self.world.policy = policy.clone();
-        self.broadcast(&Input::PolicyChanged(Box::new(policy)));
+        self.world.policy = Arc::clone(&policy);
+        self.broadcast(&Input::PolicyChanged(policy));
     }
 
     /// The document changes.

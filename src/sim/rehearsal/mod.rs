@@ -36,7 +36,7 @@ const LONGEST: u64 = 8 * 3_600;
 #[derive(Debug, Clone)]
 pub struct Rehearsal {
     guard: Guard,
-    policy: Policy,
+    policy: Arc<Policy>,
     by: Request,
     /// Requests a second, of the whole service.
     rate: f64,
@@ -141,7 +141,7 @@ impl Rehearsal {
         let objectives = policy.objectives_of(spec);
         let spec = Arc::new(GuardedRollout { objectives, ..spec.clone() });
         let guard = Guard { key: key.to_owned(), uid: format!("rehearsal of {key}"), spec, interval };
-        Self { guard, policy, by, rate }
+        Self { guard, policy: Arc::new(policy), by, rate }
     }
 
     /// The guard, with the objectives that policies add.

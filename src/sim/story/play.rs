@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use super::chronicle::Chronicle;
 use super::{Fact, Line, Members, Named, Source, Statement, Story, Wanted, Who};
@@ -53,7 +54,7 @@ impl fmt::Display for Transcript {
 }
 
 /// Plays a story under a guard and a policy, until its end or the first expectation that is not met.
-pub fn run(story: &Story, guard: Guard, policy: Policy) -> Transcript {
+pub fn run(story: &Story, guard: Guard, policy: impl Into<Arc<Policy>>) -> Transcript {
     let mut play = Play::new(guard, policy);
     for line in &story.lines {
         play.line(line);
@@ -80,7 +81,7 @@ pub(super) struct Play {
 }
 
 impl Play {
-    fn new(guard: Guard, policy: Policy) -> Self {
+    fn new(guard: Guard, policy: impl Into<Arc<Policy>>) -> Self {
         let mut play = Self {
             life: Life::new(SEED, guard, policy, Faults::none(), 1),
             chronicle: Chronicle::default(),
@@ -297,8 +298,8 @@ impl Play {
                 Input::ScopeChanged(Scope { breaching: *breaching, breaching_recently: *breaching, watched: *watched, ..Scope::default() })
             }
             Fact::Approvals(approvals) => {
-                self.life.world.policy.approvals = *approvals;
-                Input::PolicyChanged(Box::new(self.life.world.policy.clone()))
+                Arc::make_mut(&mut self.life.world.policy).approvals = *approvals;
+                Input::PolicyChanged(Arc::clone(&self.life.world.policy))
             }
             Fact::Alert(name, firing, trust) => {
                 let at = EPOCH_MS + i64::try_from(self.life.world.now).unwrap_or_default();

@@ -190,8 +190,8 @@ fn cut(text: &str, limit: usize) -> String {
     text.to_owned()
 }
 
-fn name(text: Option<&String>) -> Option<String> {
-    text.map(|text| cut(text, MAX_NAME))
+fn name(text: Option<&(impl AsRef<str> + ?Sized)>) -> Option<String> {
+    text.map(|text| cut(text.as_ref(), MAX_NAME))
 }
 
 impl<'a> Line<'a> {
@@ -215,7 +215,7 @@ impl<'a> Line<'a> {
                 text: cut(&reason.to_string(), MAX_TEXT),
                 detail: Part::Here(reason),
             }),
-            release: name(record.release.as_ref().map(|release| &release.0)),
+            release: name(record.release.as_ref().map(|release| &*release.0)),
             artifact_digest: name(record.artifact_digest.as_ref()),
             request_id: name(request.map(|request| &request.id)),
             run_id: name(request.and_then(|request| request.run_id.as_ref())),
@@ -451,7 +451,7 @@ mod tests {
         worst.phase.clone_from(&bad);
         worst.result.clone_from(&bad);
         worst.artifact_digest = Some(bad.clone());
-        worst.release = Some(ReleaseId(bad.clone()));
+        worst.release = Some(ReleaseId(bad.as_str().into()));
         worst.reason = Some(Reason::AlertFiring { alert: bad.clone() });
         let some = || Some(bad.clone());
         let actor = Actor { agent_id: some(), agent_version: some(), model: some(), principal: bad.clone(), ..Actor::default() };
@@ -465,7 +465,7 @@ mod tests {
             refused_before: Some(u64::MAX),
             credential_ttl: Some(u64::MAX),
         });
-        let ledger = (0..2000).map(|n| (ReleaseId(format!("{n:016x}")), Digest::of(b"").to_string())).collect();
+        let ledger = (0..2000).map(|n| (ReleaseId(format!("{n:016x}").into()), Digest::of(b"").to_string())).collect();
         let made =
             leaves("shop/checkout", &commit(vec![worst.clone()]), &Seal { state: String::new(), ledger, journal: None }, worst.at.wall)
                 .unwrap();

@@ -293,7 +293,7 @@ fn ledger(connection: &Connection, public: &Public, chain: &Chain<'_>, found: &m
         if !public.verify(&ledger_message(&key, &record), &signature) {
             return broken(format!("the ledger record of release {release} of {key} is not signed by this controller"));
         }
-        let named = chain.workloads.get(&key).and_then(|link| link.ledger.get(&ReleaseId(release.clone())));
+        let named = chain.workloads.get(&key).and_then(|link| link.ledger.get(&ReleaseId(release.as_str().into())));
         if named != Some(&Digest::of(&record).to_string()) {
             return broken(format!("the ledger record of release {release} of {key} is not the newest one that the log names"));
         }

@@ -45,7 +45,7 @@ pub(super) async fn copy(workload: &Workload<'_>, object: &Value, release: &Rele
         let enough = there["spec"]["replicas"].as_u64().unwrap_or(1) >= wanted;
         return Ok((!enough && scale(workload, name(there), wanted).await?) || service);
     }
-    let Template::Pod(pod) = &release.template else { return Err(Outcome::Invalid(format!("{release} is no pod template"))) };
+    let Template::Pod(pod) = &*release.template else { return Err(Outcome::Invalid(format!("{release} is no pod template"))) };
     if release.template.release() != release.id {
         return Err(Outcome::Invalid(format!("{} is not the release of its template", release.id)));
     }
@@ -81,7 +81,7 @@ fn refuse_quarantined(object: &Value, template: &Value, release: &Release) -> Re
 
 /// A copy's own labels; with them its selector finds no other pod.
 fn own_labels(workload: &Workload<'_>, id: &ReleaseId, arm: &str) -> Map<String, Value> {
-    let labels = [(OF, workload.name), (ARM, arm), (RELEASE, id.0.as_str())];
+    let labels = [(OF, workload.name), (ARM, arm), (RELEASE, &*id.0)];
     labels.into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect()
 }
 

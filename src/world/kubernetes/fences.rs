@@ -34,7 +34,7 @@ pub(super) fn pass(workload: &Workload<'_>, object: &Value, edit: &mut Edit) -> 
     let learnt = Fences { revision: before.revision, ..after.clone() } != before;
     if learnt || edit.changes() {
         edit.note(GENERATION, Some(after.generation.to_string()));
-        edit.note(STABLE, after.stable.map(|stable| stable.0));
+        edit.note(STABLE, after.stable.map(|stable| stable.to_string()));
         edit.note(REVISION, Some(after.revision.to_string()));
         edit.note(WEIGHED, after.weighed.map(|id| id.to_string()));
         edit.note(HELD, after.held.map(|id| id.to_string()));
@@ -48,7 +48,7 @@ fn read(object: &Value) -> Fences {
     Fences {
         generation: number(GENERATION),
         revision: number(REVISION),
-        stable: text(STABLE).map(|stable| ReleaseId(stable.to_owned())),
+        stable: text(STABLE).map(|stable| ReleaseId(stable.into())),
         weighed: text(WEIGHED).and_then(effect_id),
         held: text(HELD).and_then(effect_id),
     }

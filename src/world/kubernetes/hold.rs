@@ -32,7 +32,7 @@ fn annotation(ledger: &[LedgerRecord], quarantined: &[ReleaseId]) -> Option<Stri
 
 /// The images of a release's containers as they are written in its template.
 fn images(release: &Release) -> Option<String> {
-    let Template::Pod(pod) = &release.template else { return None };
+    let Template::Pod(pod) = &*release.template else { return None };
     let containers = pod.template().get("spec")?.get("containers")?.list();
     let images: Vec<&str> = containers.iter().filter_map(|one| one.get("image")?.text()).collect();
     Some(images.join(","))

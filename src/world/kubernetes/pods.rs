@@ -221,7 +221,7 @@ fn template(object: &Value, known: &[Release]) -> SeenTemplate {
     }
     let [requester, requester_uid, credential] = STAMPS.map(annotation);
     // Whoever changes a template after backstop is stamped.
-    let wrote = annotation(WROTE).is_some_and(|wrote| release.as_ref().is_ok_and(|release| release.id.0 == wrote));
+    let wrote = annotation(WROTE).is_some_and(|wrote| release.as_ref().is_ok_and(|release| *release.id.0 == *wrote));
     SeenTemplate {
         own: wrote && requester.is_none(),
         release,

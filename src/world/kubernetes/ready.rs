@@ -91,7 +91,7 @@ fn touched(guard: &Guard) -> Vec<&'static str> {
 
 /// The template of a release, as JSON.
 fn template(release: &Release) -> Result<Json, Fault> {
-    let Template::Pod(pod) = &release.template else { return Err(Fault::Refused(format!("{release} is no pod template"))) };
+    let Template::Pod(pod) = &*release.template else { return Err(Fault::Refused(format!("{release} is no pod template"))) };
     serde_json::to_value(pod.template()).map_err(|error| Fault::Refused(error.to_string()))
 }
 

@@ -16,7 +16,7 @@ const RESTARTED: &str = "kubectl.kubernetes.io/restartedAt";
 
 /// Makes a release the workload's own: by writing its template back, or by letting go on what waits.
 pub(super) async fn ensure(workload: &Workload<'_>, release: &Release) -> Result<bool, Outcome> {
-    let Template::Pod(pod) = &release.template else { return Err(Outcome::Invalid(format!("{release} is no pod template"))) };
+    let Template::Pod(pod) = &*release.template else { return Err(Outcome::Invalid(format!("{release} is no pod template"))) };
     if release.template.release() != release.id {
         return Err(Outcome::Invalid(format!("{} is not the release of its template", release.id)));
     }
@@ -92,13 +92,13 @@ fn replace(workload: &Workload<'_>, object: &Value, edit: &mut Edit, id: &Releas
             return Ok(());
         }
         let answered = workload.cluster.has_answered(&workload.subjects.guard.key, &now.id);
-        let wrote = object["metadata"]["annotations"][WROTE] == now.id.0;
+        let wrote = object["metadata"]["annotations"][WROTE] == *now.id.0;
         if workload.known(&now.id).is_none() && !answered && !wrote {
             return Err(Outcome::Superseded(format!("{} has a newer template: release {}", workload.name, now.id)));
         }
     }
     edit.set("/spec/template", template.clone());
-    edit.annotate(WROTE, Some(id.0.clone()));
+    edit.annotate(WROTE, Some(id.to_string()));
     for stamp in STAMPS {
         edit.annotate(stamp, None);
     }
@@ -113,7 +113,7 @@ async fn promote(workload: &Workload<'_>, id: &ReleaseId, template: &Value) -> R
             let own = object["metadata"]["annotations"][WROTE].as_str();
             match release_in(&object["spec"]["template"]) {
                 Ok(now) if now.id == *id => {}
-                Ok(now) if own == Some(now.id.0.as_str()) => replace(workload, object, edit, id, template)?,
+                Ok(now) if own == Some(&*now.id.0) => replace(workload, object, edit, id, template)?,
                 _ => return Err(Outcome::Superseded(format!("{} has another template by now", workload.name))),
             }
             if object["spec"]["paused"] == true {

@@ -68,7 +68,7 @@ impl Prepared {
             serde_json::from_slice::<LedgerRecord>(&bytes).map_err(|error| say(format!("a ledger record cannot be read back: {error}")))?;
             let signature = keys.sign(&ledger_message(key, &bytes)).map_err(|error| say(error.to_string()))?;
             ledger.insert(record.release.id.clone(), Digest::of(&bytes).to_string());
-            rows.push(Row { release: record.release.id.0.clone(), record: bytes, signature });
+            rows.push(Row { release: record.release.id.to_string(), record: bytes, signature });
         }
         let journal = Some(commit.journal.clone());
         let seal = Seal { state: Digest::of(&state).to_string(), ledger, journal };
@@ -171,7 +171,7 @@ pub(super) fn trusted(
         return Err("its signature is not the controller's".into());
     }
     let record: LedgerRecord = serde_json::from_slice(record).map_err(|error| format!("it cannot be read: {error}"))?;
-    if record.release.id != ReleaseId(release.to_owned()) {
+    if record.release.id != ReleaseId(release.into()) {
         return Err(format!("it is of release {}", record.release.id));
     }
     if record.release.template.release() != record.release.id {

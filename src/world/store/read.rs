@@ -118,7 +118,7 @@ impl Store {
             .into_iter()
             .map(|(release, record, signature)| Listed {
                 record: commit::trusted(self.public(), key, &release, &record, &signature),
-                release: ReleaseId(release),
+                release: ReleaseId(release.into()),
             })
             .collect();
         let waiting = self.spooled().into_iter().filter(|one| one.key == key).flat_map(|one| one.commit.ledger);

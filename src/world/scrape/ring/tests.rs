@@ -114,7 +114,7 @@ fn ten_thousand_rollouts_are_cheap() {
     let mut text = String::new();
     for index in 0..10_000 {
         let mut plan = plan(&[&all, &bad], &format!("{index}-new"));
-        plan.arms.insert(Arm::Stable, ReleaseId(format!("{index}-old")));
+        plan.arms.insert(Arm::Stable, ReleaseId(format!("{index}-old").into()));
         watches.register(&plan, 0).unwrap();
         for (age, code) in [("new", 200), ("new", 500), ("old", 200), ("old", 500)] {
             let _ = writeln!(text, "req{{release=\"{index}-{age}\",code=\"{code}\"}} {index}");
