@@ -19,11 +19,25 @@ pub struct Neighbours(Mutex<Book>);
 
 #[derive(Debug, Default)]
 struct Book {
+    /// The source of each rollout, and how many share each source: asked at every look.
     watched: BTreeMap<String, String>,
+    sharing: BTreeMap<String, u32>,
     breaches: BTreeMap<String, Mono>,
     frozen: BTreeSet<String>,
     /// Who last ordered a freeze of a scope, or its end, with the how manieth order that was.
     orders: BTreeMap<String, (u64, Request)>,
+}
+
+impl Book {
+    fn forget(&mut self, key: &str) {
+        let Some(source) = self.watched.remove(key) else { return };
+        if let Some(count) = self.sharing.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                self.sharing.remove(&source);
+            }
+        }
+    }
 }
 
 impl Neighbours {
@@ -33,7 +47,10 @@ impl Neighbours {
 
     /// A rollout is watched through a source.
     pub fn watch(&self, key: &str, source: &str) {
-        self.book().watched.insert(key.to_owned(), source.to_owned());
+        let mut book = self.book();
+        book.forget(key);
+        book.watched.insert(key.to_owned(), source.to_owned());
+        *book.sharing.entry(source.to_owned()).or_default() += 1;
     }
 
     /// A rollout breached.
@@ -62,7 +79,7 @@ impl Neighbours {
 
     /// A rollout is watched here no more; its breach still counts.
     pub fn forget(&self, key: &str) {
-        self.book().watched.remove(key);
+        self.book().forget(key);
     }
 
     /// What surrounds `key` now.
@@ -81,7 +98,7 @@ impl Neighbours {
                 .map(|(_, by)| Box::new(by.clone())),
             breaching: others(BREAKER_WINDOW),
             breaching_recently: others(WITNESS_WINDOW),
-            watched: u32::try_from(book.watched.values().filter(|other| *other == source).count()).unwrap_or(u32::MAX),
+            watched: book.sharing.get(source).copied().unwrap_or_default(),
         }
     }
 }

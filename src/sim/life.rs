@@ -106,7 +106,7 @@ pub struct Life {
     pub neighbours: Arc<Neighbours>,
     /// Looks of all controllers so far.
     pub looks: u64,
-    queue: BTreeMap<(u64, u64), Event>,
+    queue: BTreeMap<(u64, u64), Box<Event>>,
     serial: u64,
     asked: u32,
 }
@@ -188,7 +188,7 @@ impl Life {
             return false;
         };
         self.world.now = self.world.now.max(next.map_or(0, |(at, _)| at));
-        self.happen(event);
+        self.happen(*event);
         true
     }
 
@@ -242,9 +242,9 @@ impl Life {
             self.replicas[replica].order = None;
             self.replicas[replica].epoch += 1;
         }
-        self.queue.retain(|_, event| !matches!(event, Event::Return { replica } if *replica > 0));
+        self.queue.retain(|_, event| !matches!(**event, Event::Return { replica } if replica > 0));
         if self.replicas[0].order.is_none() {
-            self.queue.retain(|_, event| !matches!(event, Event::Return { .. }));
+            self.queue.retain(|_, event| !matches!(**event, Event::Return { .. }));
             self.start(0);
         }
     }
@@ -348,7 +348,7 @@ impl Life {
             self.serial += 1;
             let serial = self.serial;
             self.replicas[replica].wake = Some((serial, due));
-            self.queue.insert((due, serial), Event::Wake { replica, serial });
+            self.queue.insert((due, serial), Box::new(Event::Wake { replica, serial }));
         }
         if due.is_none() {
             self.replicas[replica].wake = None;
@@ -616,7 +616,7 @@ impl Life {
 
     fn at(&mut self, wait: u64, event: Event) {
         self.serial += 1;
-        self.queue.insert((self.world.now + wait, self.serial), event);
+        self.queue.insert((self.world.now + wait, self.serial), Box::new(event));
     }
 
     fn hold(&mut self, found: Result<(), Violation>) {
