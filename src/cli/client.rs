@@ -72,7 +72,7 @@ impl From<Failure> for Error {
         match failure {
             Failure::Down(cause) => Self::unreachable("the controller does not answer")
                 .cause(cause)
-                .hint("is `backstop run` running, and with the same `--data-dir`?"),
+                .hint("start it with `backstop run --specs DIR`, beside `backstop host`, and with the same `--data-dir`"),
             Failure::Problem { status, detail, code } => {
                 let exit = match status {
                     StatusCode::NOT_FOUND | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => {

@@ -26,14 +26,16 @@ const FILE_MAX: u64 = 1 << 20;
   backstop deploy checkout --image registry.example/shop/checkout@sha256:9f86… \\
       --actor agent:release-bot@1.4 --model example-model-2 \\
       --rationale 'bump the tax table' --trigger issue-4711
+  backstop deploy checkout --image registry.example/shop/checkout@sha256:9f86… \\
+      --command bin/checkout serve --label v1 -- --port-from-env
   backstop deploy checkout --env FEATURE_TAX=on
   backstop deploy checkout --template checkout.yaml")]
 pub struct Args {
     /// The image, by digest: `repository@sha256:…`.
     #[arg(long, value_name = "IMAGE")]
     image: Option<Image>,
-    /// Program inside the artifact and its arguments, as one quoted word each.
-    #[arg(long, value_name = "WORD", num_args = 1.., allow_hyphen_values = true, value_terminator = ";")]
+    /// Program inside the artifact and its arguments; those that begin with a dash go behind `--`.
+    #[arg(long, value_name = "WORD", num_args = 1..)]
     command: Vec<String>,
     /// A variable of the environment; `NAME=` without a value sets it empty.
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
@@ -49,6 +51,9 @@ pub struct Args {
     label: Option<String>,
     #[command(flatten)]
     said: Said,
+    /// Further arguments of the program, whatever they look like.
+    #[arg(last = true, value_name = "ARGUMENT", requires = "command", help_heading = "Program")]
+    arguments: Vec<String>,
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
@@ -104,8 +109,8 @@ fn changed(args: &Args, view: &View) -> Result<Template, Error> {
     let image = args.image.clone().or_else(|| base.map(|base| base.image.clone())).ok_or_else(|| missing("image", "--image IMAGE"))?;
     let command = match (&args.command[..], base) {
         ([], Some(base)) => base.command.clone(),
-        ([], None) => return Err(missing("command", "--command PROGRAM ARGUMENT…")),
-        (given, _) => given.to_vec(),
+        ([], None) => return Err(missing("command", "--command PROGRAM")),
+        (given, _) => given.iter().chain(&args.arguments).cloned().collect(),
     };
     let mut env: BTreeMap<String, String> = base.map(|base| base.env.clone()).unwrap_or_default();
     for name in &args.unset {
@@ -115,4 +120,35 @@ fn changed(args: &Args, view: &View) -> Result<Template, Error> {
     }
     env.extend(args.env.iter().cloned());
     Ok(Template::process(image, command, env))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command, FromArgMatches as _};
+
+    use super::*;
+
+    fn parsed(words: &str) -> Result<Args, clap::Error> {
+        let digest = format!("sha256:{}", "9f".repeat(32));
+        let words = words.replace("DIGEST", &digest);
+        let matches = Args::augment_args(Command::new("deploy")).try_get_matches_from(std::iter::once("deploy").chain(words.split(' ')))?;
+        Args::from_arg_matches(&matches)
+    }
+
+    #[test]
+    fn the_first_command_of_the_readme_means_what_it_says() {
+        let args = parsed("checkout --image registry.example/shop/checkout@DIGEST --command bin/checkout --label v1").unwrap();
+        assert_eq!((args.command.clone(), args.label.as_deref()), (vec!["bin/checkout".to_owned()], Some("v1")));
+        assert_eq!(args.said.service.as_deref(), Some("checkout"));
+        let args = parsed("checkout --image a/b@DIGEST --command bin/checkout serve --label v1 -- --port 80").unwrap();
+        assert_eq!((args.command, args.arguments), (vec!["bin/checkout".into(), "serve".into()], vec!["--port".into(), "80".into()]));
+    }
+
+    #[test]
+    fn a_tag_is_refused_with_the_way_to_its_digest_and_beside_one_it_is_nothing() {
+        let refused = parsed("checkout --image localhost:5000/shop/checkout:v1").unwrap_err().to_string();
+        assert!(refused.contains("`localhost:5000/shop/checkout@$(crane digest localhost:5000/shop/checkout:v1)`"), "{refused}");
+        let image = parsed("checkout --image localhost:5000/shop/checkout:v1@DIGEST").unwrap().image.unwrap();
+        assert_eq!(image.repository, "localhost:5000/shop/checkout");
+    }
 }

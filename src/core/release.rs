@@ -34,9 +34,10 @@ impl fmt::Display for ReferenceError {
         match self {
             Self::Digest(text) => write!(f, "`{text}` is not a digest: expected `sha256:` and 64 lower-case hex digits"),
             Self::NotPinned(text) => {
+                let repository = without_tag(text);
                 write!(
                     f,
-                    "`{text}` does not name its bytes: expected `repository@sha256:…`; resolve the tag first, for example with `crane digest {text}`"
+                    "`{text}` does not name its bytes: expected `repository@sha256:…`; resolve it first, for example with `{repository}@$(crane digest {text})`"
                 )
             }
             Self::NoRepository(text) => write!(f, "`{text}` has no repository before the `@`"),
@@ -110,8 +111,15 @@ impl FromStr for Image {
         if repository.is_empty() {
             return Err(ReferenceError::NoRepository(text.to_owned()));
         }
-        Ok(Self { repository: repository.to_owned(), digest: digest.parse()? })
+        // `repository:tag@sha256:…` is common, and the tag decides nothing anywhere.
+        Ok(Self { repository: without_tag(repository).to_owned(), digest: digest.parse()? })
     }
+}
+
+/// A reference without its tag; the port of a registry is no tag.
+fn without_tag(text: &str) -> &str {
+    let name = text.rfind('/').map_or(0, |slash| slash + 1);
+    text[name..].find(':').map_or(text, |colon| &text[..name + colon])
 }
 
 impl fmt::Display for Image {

@@ -278,6 +278,7 @@ async fn observe(
     let Some(host) = shared.world.host() else { return };
     let mut last: Option<Observed> = None;
     let mut defined: Option<Process> = None;
+    let mut told: Option<Outcome> = None;
     let mut metrics: Option<SocketAddr> = None;
     loop {
         if let Some((_, document)) = shared.documents().rollouts.get(&key)
@@ -291,9 +292,10 @@ async fn observe(
             let define = Define { generation, process: process.clone(), stable: None };
             let outcome = host.define(namespace, name, &define).await;
             if matches!(outcome, Outcome::Done { .. } | Outcome::Superseded(_)) {
-                defined = Some(define.process);
-            } else {
-                tracing::warn!(rollout = key, ?outcome, "the host does not know this workload yet");
+                (defined, told) = (Some(define.process), None);
+            } else if told.as_ref() != Some(&outcome) {
+                tracing::warn!(rollout = key, ?outcome, "the host does not know this workload yet; it is told until it does");
+                told = Some(outcome);
             }
         }
         match host.view(namespace, name).await {

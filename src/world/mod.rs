@@ -12,6 +12,7 @@ pub mod kubernetes;
 pub mod notify;
 pub mod perform;
 pub mod prometheus;
+mod prove;
 pub mod publish;
 pub mod registry;
 pub mod scrape;

@@ -13,6 +13,7 @@ use super::flags;
 use super::host_client::HostClient;
 use super::kubernetes::{Cluster, Member};
 use super::notify::{Notifier, Subject};
+use super::prove::StoreAsked;
 use super::registry::Collector;
 use super::source::Source;
 use super::storage::Storage;
@@ -83,14 +84,16 @@ pub enum Place {
 
 /// Everything that a controller acts on.
 pub struct World {
-    store: Storage,
+    pub(super) store: Storage,
     clock: Clock,
-    place: Place,
+    pub(super) place: Place,
     /// The members of each release of each workload, where the cluster knows them.
     members: RwLock<BTreeMap<String, BTreeMap<ReleaseId, Vec<Member>>>>,
     sources: RwLock<BTreeMap<String, (String, Arc<Source>)>>,
     flag_targets: RwLock<BTreeMap<String, FlagTarget>>,
-    collector: Collector,
+    pub(super) collector: Collector,
+    /// Whether the store took a write lately.
+    pub(super) store_asked: StoreAsked,
     notifier: Notifier,
     revert_lane: Semaphore,
     forward_lane: Semaphore,
@@ -116,6 +119,7 @@ impl World {
             sources: RwLock::default(),
             flag_targets: RwLock::new(flag_targets),
             collector,
+            store_asked: StoreAsked::default(),
             notifier,
             revert_lane: Semaphore::new(REVERT_PERMITS),
             forward_lane: Semaphore::new(FORWARD_PERMITS),
@@ -170,7 +174,7 @@ impl World {
         *self.flag_targets.write().unwrap_or_else(PoisonError::into_inner) = targets;
     }
 
-    fn flag_target(&self, name: &str) -> Option<FlagTarget> {
+    pub(super) fn flag_target(&self, name: &str) -> Option<FlagTarget> {
         self.flag_targets.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
@@ -207,7 +211,7 @@ impl World {
             Action::Look(_) => Outcome::Invalid("a look is no act".into()),
             // A proof, not a revert: what else a revert needs is asked as well.
             Action::Verify { release, evidence: EvidenceFrom::Store } if effect.lane == Lane::Forward => {
-                self.prove(subjects, release).await
+                Box::pin(self.prove(subjects, release)).await
             }
             Action::Verify { release, evidence } => self.verify(subjects, release, *evidence).await,
             Action::EnsureArm { release, present } => {
@@ -280,7 +284,7 @@ impl World {
 
     // ------------------------------------------------------------------------------------------------ attestation
 
-    async fn verify(&self, subjects: &Subjects, release: &Release, from: EvidenceFrom) -> Outcome {
+    pub(super) async fn verify(&self, subjects: &Subjects, release: &Release, from: EvidenceFrom) -> Outcome {
         let keys = match Keys::new(&subjects.policy.attestation) {
             Ok(keys) => keys,
             Err(error) => return Outcome::Invalid(error.to_string()),
@@ -299,24 +303,6 @@ impl World {
         Outcome::Done { changed: false, observed: Observation::Facts(Box::new(facts)) }
     }
 
-    /// Whether a revert to `release` would work now: its evidence, and in a cluster everything else that is needed.
-    async fn prove(&self, subjects: &Subjects, release: &Release) -> Outcome {
-        let Place::Cluster(cluster) = &self.place else { return self.verify(subjects, release, EvidenceFrom::Store).await };
-        let reach = async {
-            let mut lost = Vec::new();
-            for image in release.template.images() {
-                if let Err(fault) = self.collector.reach(&image, Self::artifacts(subjects)).await {
-                    lost.push(format!("{image} cannot be pulled: {fault}"));
-                }
-            }
-            lost
-        };
-        let (verified, lacks, lost) =
-            futures::join!(self.verify(subjects, release, EvidenceFrom::Store), cluster.ready(subjects, release), reach);
-        let missing = [lacks, lost].concat();
-        if missing.is_empty() { verified } else { Outcome::Denied(missing.join("; ")) }
-    }
-
     /// Whether the signed ledger record of `release` holds the very template that is about to go back.
     async fn ledger_untrusted(&self, subjects: &Subjects, release: &Release) -> Option<String> {
         match self.store.ledger_record(&subjects.guard.key, &release.id).await {
@@ -328,7 +314,7 @@ impl World {
         }
     }
 
-    fn artifacts(subjects: &Subjects) -> &Artifacts {
+    pub(super) fn artifacts(subjects: &Subjects) -> &Artifacts {
         subjects.guard.spec.workload.artifacts()
     }
 

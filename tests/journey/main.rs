@@ -10,6 +10,7 @@ mod documents;
 mod evidence;
 mod people;
 mod prometheus;
+mod ready;
 mod sick;
 mod switching;
 mod terminal;

@@ -341,6 +341,11 @@ impl House {
         view.members.iter().filter(|member| member.release == release.id).filter_map(|member| member.pid).collect()
     }
 
+    /// The host's process.
+    pub fn host_pid(&self) -> u32 {
+        self.host.id()
+    }
+
     /// Where the host's counters can be scraped.
     pub fn host_metrics(&self) -> SocketAddr {
         let text = fs::read_to_string(self.dir().join("host/host.json")).expect("the host's record");

@@ -186,7 +186,7 @@ fn images(template: &Json) -> Result<Vec<Image>, PodError> {
     let mut add = |field: &str, item: &Json, image: Option<&Json>| {
         let name = item.get("name").and_then(Json::text).unwrap_or_default();
         let text = image.and_then(Json::text).unwrap_or_default();
-        let image = pinned(text).map_err(|error| PodError::Image { field: format!("{field}[{name}].image"), error })?;
+        let image: Image = text.parse().map_err(|error| PodError::Image { field: format!("{field}[{name}].image"), error })?;
         if !images.contains(&image) {
             images.push(image);
         }
@@ -198,14 +198,6 @@ fn images(template: &Json) -> Result<Vec<Image>, PodError> {
     let mut mounted = list("volumes").iter().filter_map(|volume| volume.get("image").map(|image| (volume, image)));
     mounted.try_for_each(|(volume, image)| add("volumes", volume, image.get("reference")))?;
     Ok(images)
-}
-
-/// The image in a reference. Kubernetes takes `repository:tag@sha256:…` and ignores the tag; so does this.
-fn pinned(text: &str) -> Result<Image, ReferenceError> {
-    let image: Image = text.parse()?;
-    let name = image.repository.rfind('/').map_or(0, |slash| slash + 1);
-    let end = image.repository[name..].find(':').map_or(image.repository.len(), |colon| name + colon);
-    Ok(Image { repository: image.repository[..end].to_owned(), ..image })
 }
 
 impl Serialize for Template {

@@ -50,6 +50,14 @@ impl Store {
             .await
     }
 
+    /// Tries a write that changes nothing: one that is locked, read-only or on a full disk says so.
+    ///
+    /// # Errors
+    /// The store does not take it.
+    pub async fn takes_writes(&self) -> Result<(), Unavailable> {
+        self.0.writer.write(Turn::First, |connection| connection.execute("UPDATE clock SET mono = mono", []).map(drop)).await
+    }
+
     /// Puts a notification into the outbox. The same effect again changes nothing.
     pub async fn notify(&self, key: &str, effect: EffectId, notice: &Notice) -> Result<(), Unavailable> {
         let id = format!("{key}@{effect}");
