@@ -307,7 +307,7 @@ pub struct Histogram {
     pub within: Span,
 }
 
-/// A rule that breaches besides the sequential tests. Exactly one of `all`, `any` and `alert`.
+/// A rule that breaches, or waits, besides the sequential tests. Exactly one of `all`, `any`, `alert` and `query`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rule {
@@ -323,6 +323,31 @@ pub struct Rule {
     /// An alert sent by Alertmanager.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alert: Option<AlertRule>,
+    /// A number that the source is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<QueryRule>,
+}
+
+/// A query that gives one number. While it is beyond its bound no forward step is taken, at most 15 minutes; it never reverts. Exactly one of
+/// `above` and `below`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct QueryRule {
+    /// `PromQL` that gives a scalar, or a vector with one element.
+    pub promql: String,
+    /// Holds while the number is larger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub above: Option<f64>,
+    /// Holds while the number is smaller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub below: Option<f64>,
+}
+
+impl QueryRule {
+    /// Whether the number is beyond the bound.
+    pub fn holds(&self, number: f64) -> bool {
+        self.above.is_some_and(|bound| number > bound) || self.below.is_some_and(|bound| number < bound)
+    }
 }
 
 /// One condition on the candidate's counters over a window. Exactly one of `bad`, or `quantile` with `value`.

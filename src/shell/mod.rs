@@ -6,6 +6,7 @@ pub mod documents;
 pub mod handle;
 pub mod neighbours;
 pub mod order;
+pub mod queries;
 pub mod rollout;
 pub mod scopes;
 pub mod standalone;

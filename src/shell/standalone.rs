@@ -153,6 +153,7 @@ impl Controller {
         let rollout = Rollout::restore(Arc::clone(&self.shared), guard, policies).await?;
         let (ordinary_in, ordinary) = mpsc::channel(ORDINARY_MAX);
         self.tasks.spawn(observe(Arc::clone(&self.shared), key.to_owned(), spec.clone(), ordinary_in, stopped.clone()));
+        self.tasks.spawn(super::queries::ask(Arc::clone(&self.shared), key.to_owned(), stopped.clone()));
         self.tasks.spawn(rollout.run(ordinary, stopped));
         Ok(())
     }

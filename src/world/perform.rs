@@ -255,6 +255,18 @@ impl World {
         }
     }
 
+    /// The one number that a query gives, from the source of that name.
+    ///
+    /// # Errors
+    /// The faults of a look.
+    pub async fn scalar(&self, source: &str, promql: &str) -> Result<f64, LookFault> {
+        let open = self.sources.read().unwrap_or_else(PoisonError::into_inner).get(source).map(|(_, source)| Arc::clone(source));
+        match open {
+            Some(open) => open.scalar(promql).await,
+            None => Err(LookFault::Down(format!("there is no source `{source}` yet"))),
+        }
+    }
+
     /// What a look may see in a cluster: series of the rollout's own namespace, and of living members of its releases.
     fn narrowed(&self, subjects: &Subjects, plan: &LookPlan) -> Option<LookPlan> {
         let Place::Cluster(_) = &self.place else { return None };

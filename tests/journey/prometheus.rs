@@ -27,6 +27,39 @@ fn prometheus(program: &Path, port: u16, data: &Path, target: std::net::SocketAd
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_is_asked_for_holds_a_rollout_back_and_lets_it_go_on() {
+    let program = bed::require!("prometheus");
+    let port = bed::free_port();
+    let mut shape = Shape::canary();
+    shape.source = "edge".into();
+    shape.strategy = "canary: {candidate: {warmUp: 1s}, steps: [{weight: 50%, bake: 3s, deadline: 2m}]}".into();
+    shape.documents = format!(
+        "---\napiVersion: backstop.dev/v1alpha1\nkind: GuardSource\nmetadata: {{name: edge}}\n\
+         spec: {{prometheus: {{url: \"http://127.0.0.1:{port}\", scrapeInterval: 1s}}}}\n"
+    );
+    let mut house = House::without_controller(shape).await;
+    let (data, target) = (house.dir().join("tsdb"), house.host_metrics());
+    let _server = tokio::task::block_in_place(|| prometheus(&program, port, &data, target));
+    house.start_controller().await;
+    let v1 = house.release("v1", &[]);
+    house.settle(&v1).await;
+    // Beyond its bound for the next while, by Prometheus' own clock.
+    let until = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock").as_secs() + 25;
+    house.reshape(|shape| shape.more = format!("  alsoBreachOn:\n    - {{query: {{promql: 'time()', below: {until}}}}}\n"));
+    house.reload().await.expect("the rule is taken");
+    let traffic = Traffic::start(house.address(SERVICE), 200);
+    let v2 = house.release("v2", &[]);
+    house.deploy(&v2, agent("a good one, at a bad time")).await;
+    let held = |view: &View| view.waiting.as_ref().is_some_and(|why| why.code() == "BS032" && why.to_string().contains("time()"));
+    house.until("held back by what was asked for", Duration::from_secs(24), held).await;
+    assert!(!house.decided(Decision::Revert), "{:?}", house.decisions(SERVICE));
+    let good = |view: &View| view.phase == PhaseKind::Idle && view.open.is_empty() && view.stable.as_ref() == Some(&v2);
+    house.until("it goes on", Duration::from_mins(1), good).await;
+    traffic.stop().await;
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn prometheus_finds_the_breach_and_its_own_death_moves_nothing() {
     let program = bed::require!("prometheus");
     let port = bed::free_port();

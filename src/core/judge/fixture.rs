@@ -12,7 +12,7 @@ use crate::core::time::Span;
 
 /// A guard with these objectives and, if there are any, one rule that all conditions must meet for five minutes.
 pub(crate) fn spec(objectives: Vec<Objective>, conditions: Vec<Condition>) -> GuardedRollout {
-    let rule = Rule { all: conditions, any: Vec::new(), for_: Some(Span::minutes(5)), alert: None };
+    let rule = Rule { all: conditions, any: Vec::new(), for_: Some(Span::minutes(5)), alert: None, query: None };
     let artifacts = Artifacts::Registry {};
     let process =
         Process { listen: "127.0.0.1:0".into(), artifacts, instances: 1, health: HealthCheck::default(), drain: Span::seconds(1) };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Guard, Sheet};
-use crate::core::spec::{Condition, GuardedRollout, Histogram, Objective, Percent, Ratio, Rule};
+use crate::core::spec::{Condition, GuardedRollout, Histogram, Objective, Percent, QueryRule, Ratio, Rule};
 use crate::core::time::Span;
 use crate::spec::code;
 use crate::spec::finding::Finding;
@@ -13,6 +13,8 @@ use crate::spec::selector::{self, Selector};
 
 /// Most objectives that revert: the allowed false-alarm rate is divided among them.
 const MOST: usize = 4;
+/// Longest query, in bytes.
+const QUERY_MAX: usize = 1_024;
 
 pub(super) fn check(sheet: &mut Sheet<'_>, guard: &Guard<'_>) {
     let own = &guard.rollout.objectives;
@@ -40,7 +42,11 @@ pub(super) fn check(sheet: &mut Sheet<'_>, guard: &Guard<'_>) {
     }
     let known: Vec<&Objective> = own.iter().chain(&added).collect();
     for (index, rule) in guard.rollout.also_breach_on.iter().enumerate() {
-        check_rule(sheet, &format!("/spec/alsoBreachOn/{index}"), rule, &known, guard.interval);
+        let pointer = format!("/spec/alsoBreachOn/{index}");
+        check_rule(sheet, &pointer, rule, &known, guard.interval);
+        if let Some(query) = &rule.query {
+            check_query(sheet, &format!("{pointer}/query"), query, guard.rollout);
+        }
     }
 }
 
@@ -133,11 +139,12 @@ fn check_selector(sheet: &mut Sheet<'_>, pointer: &str, text: &str, guard: Optio
 }
 
 fn check_rule(sheet: &mut Sheet<'_>, pointer: &str, rule: &Rule, known: &[&Objective], interval: Span) {
-    let given = [("all", !rule.all.is_empty()), ("any", !rule.any.is_empty()), ("alert", rule.alert.is_some())];
+    let given =
+        [("all", !rule.all.is_empty()), ("any", !rule.any.is_empty()), ("alert", rule.alert.is_some()), ("query", rule.query.is_some())];
     let given: Vec<&str> = given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect();
     if given.len() != 1 {
         let message = if given.is_empty() { "a rule without conditions".to_owned() } else { format!("{} at once", given.join(" and ")) };
-        sheet.push(pointer, Finding::error(code::EXACTLY_ONE, message).expected("exactly one of `all`, `any` or `alert`"));
+        sheet.push(pointer, Finding::error(code::EXACTLY_ONE, message).expected("exactly one of `all`, `any`, `alert` or `query`"));
     }
     for (list, conditions) in [("all", &rule.all), ("any", &rule.any)] {
         for (index, condition) in conditions.iter().enumerate() {
@@ -162,6 +169,25 @@ fn check_rule(sheet: &mut Sheet<'_>, pointer: &str, rule: &Rule, known: &[&Objec
                 finding.fix("write something like `alertname=\"CheckoutBurningBudget\"`"),
             );
         }
+    }
+}
+
+fn check_query(sheet: &mut Sheet<'_>, pointer: &str, query: &QueryRule, guard: &GuardedRollout) {
+    if query.above.is_some() == query.below.is_some() {
+        sheet.push(pointer, Finding::error(code::EXACTLY_ONE, "not one bound").expected("either `above` or `below`"));
+    }
+    let field = format!("{pointer}/promql");
+    if query.promql.trim().is_empty() || query.promql.len() > QUERY_MAX {
+        let finding =
+            Finding::error(code::LIMIT, "not a query").expected(format!("PromQL of at most {QUERY_MAX} bytes that gives one number"));
+        sheet.push(&field, finding);
+    }
+    if guard.workload.process().is_none() {
+        let finding = Finding::error(code::NO_EFFECT, "a query is not held to the guard's own namespace, so it is not asked in a cluster");
+        sheet.push(pointer, finding.fix("make it an alert in Prometheus, and listen to that with `alert`"));
+    } else if guard.source == HOST || sheet.loaded.sources.get(&guard.source).is_some_and(|source| source.prometheus.is_none()) {
+        let finding = Finding::error(code::NO_EFFECT, format!("the source `{}` cannot evaluate PromQL", guard.source));
+        sheet.push(pointer, finding.fix("use a `GuardSource` with `prometheus`"));
     }
 }
 
