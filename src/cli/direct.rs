@@ -251,8 +251,8 @@ async fn freeze_there(context: &Context, cluster: &super::context::Cluster, free
     let setup = reach(context).await?;
     let body = serde_json::to_vec(freeze).map_err(|error| Error::internal("the freeze cannot be written as JSON").because(&error))?;
     let request = request_there(&setup, freeze.claims.clone(), &body).await?;
-    let (client, who) = (setup.cluster.client(Lane::Revert), request.actor.to_string());
-    let kept = freezes::keep(client, &cluster.namespace, scope_name(&freeze.scope), Some(&who)).await;
+    let client = setup.cluster.client(Lane::Revert);
+    let kept = freezes::keep(client, &cluster.namespace, scope_name(&freeze.scope), Some(&request)).await;
     kept.map_err(|error| Error::unreachable("the freeze is not kept").because(&error))?;
     let standings = remote::standings(&setup, None).await.map_err(|error| start_failed(&error))?;
     Ok(Frozen { request: request.id, rollouts: standings.iter().filter(|(view, _)| freeze.scope.contains(&view.key)).count() })

@@ -320,13 +320,12 @@ fn subscriptions(loaded: &Loaded) -> Result<Vec<Subscription>, Error> {
 async fn keep_freezes(shared: Arc<Shared>, mut asked: mpsc::Receiver<ScopeFreeze>) {
     while let Some(ScopeFreeze { scope, on, request, answer }) = asked.recv().await {
         let name = direct::scope_name(&scope);
-        let who = on.then(|| request.actor.to_string());
         // The switch is thrown first: a store that does not answer must not keep it from working.
         shared.neighbours.freeze(name, on, Some(request.clone()));
         shared.changed.notify_waiters();
         let kept = match shared.world.store() {
             Storage::Embedded(store) => scopes::freeze(store, *shared.world.clock(), name, on, request).await.map(drop),
-            Storage::Cluster(store) => store.freeze(name, who.as_deref()).await,
+            Storage::Cluster(store) => store.freeze(name, on.then_some(&request)).await,
         };
         let rollouts = shared.handle.keys().iter().filter(|key| scope.contains(key)).count();
         let _ = answer.send(kept.map(|()| rollouts).map_err(|error| error.to_string()));

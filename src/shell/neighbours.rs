@@ -72,9 +72,15 @@ impl Neighbours {
         }
     }
 
-    /// Replaces all freezes by those of these scopes.
-    pub fn replace_freezes(&self, frozen: BTreeSet<String>) {
-        self.book().frozen = frozen;
+    /// Replaces all freezes by those of these scopes, each with who ordered it, if that is known.
+    pub fn replace_freezes(&self, frozen: BTreeMap<String, Option<Request>>) {
+        let mut book = self.book();
+        for (scope, by) in &frozen {
+            let Some(by) = by.as_ref().filter(|by| book.orders.get(scope).is_none_or(|(_, known)| known.id != by.id)) else { continue };
+            let orders = book.orders.values().map(|(number, _)| number + 1).max().unwrap_or_default();
+            book.orders.insert(scope.clone(), (orders, by.clone()));
+        }
+        book.frozen = frozen.into_keys().collect();
     }
 
     /// A rollout is watched here no more; its breach still counts.

@@ -133,6 +133,8 @@ fn on_call_reverts_without_the_controller_and_it_takes_over() {
     ok(&shop.on_call(&["freeze", "checkout"]));
     let heard = || Some(ok(&a.tell(&["status", KEY, "--json"]))).filter(|text| text.contains("frozen"));
     assert!(bed::eventually(SOON, heard).is_some(), "{}", shop.log("a"));
-    ok(&shop.on_call(&["freeze", "--all"]));
+    ok(&shop.on_call(&["freeze", "--all", "--reason", "INC-9"]));
+    let recorded = || shop.status("checkout")["records"].to_string().contains("INC-9").then_some(());
+    assert!(bed::eventually(SOON, recorded).is_some(), "who, and why: {}", short(&shop.status("checkout")));
     assert!(shop.cluster.get("configmap", &["backstop-freezes", "--namespace", SYSTEM])["data"]["_all"].is_string());
 }

@@ -163,7 +163,8 @@ impl Supervisor {
                 self.listed.insert(kind) || !gone.is_empty()
             }
             Told::Frozen(frozen) => {
-                self.shared.neighbours.replace_freezes(frozen.into_keys().map(scope_of).collect());
+                let told = frozen.into_iter().map(|(name, kept)| (scope_of(name), crate::world::kubernetes::freezes::by(&kept)));
+                self.shared.neighbours.replace_freezes(told.collect());
                 self.shared.changed.notify_waiters();
                 false
             }

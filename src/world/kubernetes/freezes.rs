@@ -1,4 +1,4 @@
-//! Freezes of wider scopes, for every replica: a `ConfigMap` in backstop's namespace, who by scope.
+//! Freezes of wider scopes, for every replica: a `ConfigMap` in backstop's namespace, who and why by scope.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,7 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
 use super::objects::{FIELD_MANAGER, unavailable};
+use crate::core::actor::{Actor, Assurance, Request};
 use crate::world::store::Unavailable;
 
 /// Name of the `ConfigMap`.
@@ -19,7 +20,8 @@ pub const ALL: &str = "_all";
 ///
 /// # Errors
 /// The API server does not take it.
-pub async fn keep(client: &Client, namespace: &str, scope: &str, who: Option<&str>) -> Result<(), Unavailable> {
+pub async fn keep(client: &Client, namespace: &str, scope: &str, by: Option<&Request>) -> Result<(), Unavailable> {
+    let who = by.map(|by| serde_json::to_string(by).unwrap_or_else(|_| by.actor.to_string()));
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let key = if scope == "*" { ALL } else { scope };
     let say = |error: kube::Error| unavailable(&format!("ConfigMap {namespace}/{NAME}"), &error);
@@ -38,4 +40,10 @@ pub async fn keep(client: &Client, namespace: &str, scope: &str, who: Option<&st
         }
         Err(error) => Err(say(error)),
     }
+}
+
+/// Who ordered a freeze, and why, as it is kept. Whoever may write the `ConfigMap` could write any name into it.
+pub fn by(kept: &str) -> Option<Request> {
+    let by: Request = serde_json::from_str(kept).ok()?;
+    Some(Request { actor: Actor { assurance: Assurance::Claimed, ..by.actor }, ..by })
 }

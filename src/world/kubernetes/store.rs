@@ -22,6 +22,7 @@ use super::objects::{FIELD_MANAGER, is_conflict, is_missing, is_passing, resourc
 use super::proofs::Proofs;
 use super::records::{Entry, Kept, Records};
 use super::{signing, status};
+use crate::core::actor::Request;
 use crate::core::ledger::LedgerRecord;
 use crate::core::release::{Digest, ReleaseId, hex};
 use crate::core::state::State;
@@ -572,8 +573,8 @@ impl Store {
     ///
     /// # Errors
     /// The API server does not take it.
-    pub async fn freeze(&self, scope: &str, who: Option<&str>) -> Result<(), Unavailable> {
-        super::freezes::keep(&self.0.client, &self.0.namespace, scope, who).await
+    pub async fn freeze(&self, scope: &str, by: Option<&Request>) -> Result<(), Unavailable> {
+        super::freezes::keep(&self.0.client, &self.0.namespace, scope, by).await
     }
 
     /// Forgets a guard that is gone, or another replica's.
