@@ -137,8 +137,13 @@ pub fn verdict_line(view: &View) -> String {
         parts.push(format!("stage {stage} of {stages}"));
     }
     parts.extend(view.overlays.iter().cloned());
-    if let Some(reason) = view.waiting.as_ref().or(view.reason.as_ref()) {
-        parts.push(format!("{} {}", reason.code(), clean(&reason.to_string())));
+    // Why it reverts stays in sight beside what that waits for.
+    let cause = view.revert.as_ref().filter(|_| view.phase.reverts()).map(|revert| &revert.reason);
+    let now = view.waiting.as_ref().or(view.reason.as_ref()).filter(|now| Some(*now) != cause);
+    let reasons: Vec<String> =
+        cause.into_iter().chain(now).map(|reason| format!("{} {}", reason.code(), clean(&reason.to_string()))).collect();
+    if !reasons.is_empty() {
+        parts.extend(reasons);
     } else if let Some(step) = &view.step {
         parts.push(step.clone());
     }

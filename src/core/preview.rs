@@ -84,6 +84,11 @@ pub struct LedgerLine {
 }
 
 impl View {
+    /// The id of the revert that has begun and is not held yet.
+    pub fn reverting(&self) -> Option<&str> {
+        self.revert.as_ref().filter(|_| self.phase.reverts()).map(|revert| revert.id.as_str())
+    }
+
     /// The view of a running machine.
     pub fn of(machine: &Machine) -> Self {
         let mut view = Self::of_state(&machine.guard().key, machine.state(), machine.workload());

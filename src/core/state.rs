@@ -255,6 +255,11 @@ impl PhaseKind {
     pub fn is_resting(self) -> bool {
         matches!(self, Self::Idle | Self::Refused | Self::Reverted | Self::Stuck)
     }
+
+    /// Whether a revert has begun and is not held yet: what is newer is kept out, but for a person who may set that aside.
+    pub fn reverts(self) -> bool {
+        matches!(self, Self::Reverting | Self::Recovering | Self::Stuck)
+    }
 }
 
 impl fmt::Display for PhaseKind {

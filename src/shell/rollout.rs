@@ -280,6 +280,7 @@ impl Rollout {
             generation: state.generation,
             stable: state.stable.clone(),
             revert: state.phase.revert().map(|revert| revert.id.clone()),
+            reverting: state.phase.revert().filter(|_| state.phase.kind().reverts()).map(|revert| revert.id.clone()),
             ledger: if acts { state.ledger.records().to_vec() } else { Vec::new() },
         }
     }

@@ -63,8 +63,10 @@ pub struct Subjects {
     pub generation: u64,
     /// The stable release of the committed state.
     pub stable: Option<ReleaseId>,
-    /// The revert under way, if any.
+    /// The revert that the phase is about, if any.
     pub revert: Option<String>,
+    /// The same until it is held.
+    pub reverting: Option<String>,
     /// What is known of the workload's releases, for effects that change the workload; looks do without.
     pub ledger: Vec<LedgerRecord>,
 }

@@ -66,6 +66,7 @@ impl Web {
             generation: 1,
             stable: Some(self.first.id.clone()),
             revert: None,
+            reverting: None,
             ledger: Vec::new(),
         };
         let mut last = Vec::new();

@@ -207,6 +207,7 @@ impl Rig {
             generation: self.generation.get(),
             stable: self.stable.borrow().clone(),
             revert: None,
+            reverting: None,
             ledger: self.ledger.borrow().values().cloned().collect(),
         };
         self.runtime.block_on(self.act.ensure(&subjects, effect))

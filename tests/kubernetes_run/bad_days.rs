@@ -118,12 +118,31 @@ fn on_call_reverts_without_the_controller_and_it_takes_over() {
     ok(&shop.on_call(&["ready", "checkout"]));
     ok(&shop.on_call(&["revert", "checkout", "--yes", "--reason", "INC-7"]));
     assert_eq!(shop.image_of("checkout"), v1, "{}", short(&shop.status("checkout")));
-    assert_eq!(shop.status("checkout")["phase"], "Recovering");
+    let status = shop.status("checkout");
+    assert_eq!((&status["phase"], &status["reason"]), (&"Recovering".into(), &"BS090".into()), "{}", short(&status));
+    let message = status["message"].to_string();
+    assert!(message.contains("INC-7") && message.contains("waits until"), "why, and what for: {message}");
     let changes = ok(&shop.on_call(&["changes"]));
     assert!(changes.contains("kubernetes:admin"), "{changes}");
     assert_eq!(quarantined(&shop), 0, "a command line signs nothing");
     let lift = shop.on_call(&["lift", "checkout", "--reason", "no"]);
     assert!(String::from_utf8_lossy(&lift.stderr).contains("for the controller itself"), "{lift:?}");
+
+    // Nobody gets in between, though no controller runs: but for a person with the right.
+    let agent = shop.cluster.service_account("store", "deployer");
+    shop.cluster.kubectl(&[
+        "create",
+        "rolebinding",
+        "deployer",
+        "--namespace=store",
+        "--clusterrole=edit",
+        "--serviceaccount=store:deployer",
+    ]);
+    let v3 = format!("main={}", shop.build.unsigned("v3"));
+    let deploy = ["set", "image", "--namespace=store", "deployment/checkout", &v3];
+    let refused = || agent.kubectl(&deploy, "").err().filter(|said| said.contains("a revert is under way"));
+    assert!(bed::eventually(SOON, refused).is_some(), "{:?}", agent.kubectl(&deploy, ""));
+    shop.cluster.kubectl(&[deploy.as_slice(), &["--dry-run=server"]].concat());
 
     // It comes back, and goes on from there: what was quarantined is signed now.
     let a = shop.replica("a", &[]);
@@ -137,4 +156,9 @@ fn on_call_reverts_without_the_controller_and_it_takes_over() {
     let recorded = || shop.status("checkout")["records"].to_string().contains("INC-9").then_some(());
     assert!(bed::eventually(SOON, recorded).is_some(), "who, and why: {}", short(&shop.status("checkout")));
     assert!(shop.cluster.get("configmap", &["backstop-freezes", "--namespace", SYSTEM])["data"]["_all"].is_string());
+    // The revert ends, and with it what kept others out.
+    assert!(agent.kubectl(&deploy, "").expect_err("it is not over").contains("a revert is under way"));
+    ok(&a.tell(&["lift", KEY, "--reason", "INC-7 is over"]));
+    let over = || agent.kubectl(&deploy, "").ok();
+    assert!(bed::eventually(SOON, over).is_some(), "{:?} {}", agent.kubectl(&deploy, ""), short(&shop.status("checkout")));
 }

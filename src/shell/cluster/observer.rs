@@ -13,7 +13,8 @@ use crate::core::spec::Strategy;
 use crate::core::work::Lane;
 use crate::shell::rollout::Shared;
 use crate::world::clock;
-use crate::world::kubernetes::{Cluster, SeenTemplate, mark};
+use crate::world::kubernetes::mark::{self, Marks};
+use crate::world::kubernetes::{Cluster, SeenTemplate};
 
 /// What happens at once is looked at once.
 const GATHER: Duration = Duration::from_millis(20);
@@ -46,7 +47,7 @@ impl Observer {
             if !self.only_looks {
                 self.mark(&mut marked).await;
             }
-            let looked = self.look(&ordinary, &mut seen, &mut template).await;
+            let looked = self.look(&ordinary, &mut seen, &mut template, &mut marked).await;
             let view = self.shared.handle.view(&self.key);
             let resting = view.is_none_or(|view| view.0.phase.is_resting() && view.0.open.is_empty());
             let pause = match looked {
@@ -58,24 +59,40 @@ impl Observer {
             };
             tokio::select! {
                 () = self.bell.notified() => tokio::time::sleep(GATHER).await,
+                () = self.outdated(marked.as_ref()), if !self.only_looks => {}
                 () = tokio::time::sleep(pause) => {}
                 _ = stop.changed() => return,
             }
         }
     }
 
-    /// Labels the workload, so that admission policies protect it.
-    async fn mark(&self, marked: &mut Option<&'static str>) {
+    /// Marks the workload, so that admission policies protect it.
+    async fn mark(&self, marked: &mut Option<Marks>) {
         let loaded = self.shared.documents();
         let Some((metadata, spec)) = loaded.rollouts.get(&self.key) else { return };
         let how = if matches!(spec.strategy, Strategy::Observe(_)) { "observed" } else { "driven" };
-        let Some((kind, workload)) = spec.workload.object().filter(|_| *marked != Some(how)) else { return };
-        match mark::mark(self.cluster.client(Lane::Forward), metadata.namespace(), kind, workload, Some(how)).await {
+        let view = self.shared.handle.view(&self.key);
+        let reverting = view.and_then(|view| view.0.reverting().map(str::to_owned));
+        let marks = Marks { guarded: Some(how), reverting };
+        let Some((kind, workload)) = spec.workload.object().filter(|_| marked.as_ref() != Some(&marks)) else { return };
+        match mark::mark(self.cluster.client(Lane::Forward), metadata.namespace(), kind, workload, &marks).await {
             Ok(changed) => {
-                *marked = Some(how);
-                tracing::debug!(rollout = self.key, kind, workload, how, changed, "marked");
+                tracing::debug!(rollout = self.key, kind, workload, ?marks, changed, "marked");
+                *marked = Some(marks);
             }
-            Err(error) => tracing::error!(rollout = self.key, %error, "the workload is not marked: admission policies do not protect it"),
+            Err(error) => {
+                *marked = None;
+                tracing::error!(rollout = self.key, %error, "the workload is not marked: admission policies do not protect it");
+            }
+        }
+    }
+
+    /// Returns when a revert has begun or ended since the workload was marked.
+    async fn outdated(&self, marked: Option<&Marks>) {
+        let (Some(marked), Some(mut line)) = (marked, self.shared.handle.line(&self.key)) else { return std::future::pending().await };
+        if line.view.wait_for(|view| view.0.reverting() != marked.reverting.as_deref()).await.is_err() {
+            // The rollout's task has ended, and this one ends with it.
+            std::future::pending::<()>().await;
         }
     }
 
@@ -85,6 +102,7 @@ impl Observer {
         ordinary: &mpsc::Sender<Input>,
         last: &mut Option<Observed>,
         template: &mut Option<ReleaseId>,
+        marked: &mut Option<Marks>,
     ) -> Result<bool, Gone> {
         let Some(view) = self.shared.handle.view(&self.key) else { return Ok(false) };
         let loaded = self.shared.documents();
@@ -110,6 +128,10 @@ impl Observer {
         if last.as_ref() != Some(&seen.observed) {
             *last = Some(seen.observed.clone());
             ordinary.send(Input::Observed(seen.observed)).await.map_err(|_| Gone {})?;
+        }
+        // A write that was under way when the revert ended, or a person, changed it.
+        if seen.spec.as_ref().is_some_and(|spec| marked.as_ref().is_some_and(|marked| marked.reverting != spec.reverting)) {
+            *marked = None;
         }
         match seen.spec {
             Some(spec) if !self.only_looks => self.template(spec, template, ordinary).await,

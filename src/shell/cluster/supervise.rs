@@ -21,8 +21,9 @@ use crate::shell::rollout::{Policies, Rollout, Shared};
 use crate::shell::standalone::guard;
 use crate::spec::Loaded;
 use crate::spec::document::Kind;
+use crate::world::kubernetes::mark::{self, Marks};
+use crate::world::kubernetes::report;
 use crate::world::kubernetes::store::Store;
-use crate::world::kubernetes::{mark, report};
 use crate::world::source::Source;
 use crate::world::storage::Storage;
 
@@ -379,7 +380,7 @@ impl Task {
         // Another replica's guard stays marked; one that is gone is not guarded any more.
         if !self.shared.documents().rollouts.contains_key(&self.key) {
             let client = self.setup.cluster.client(Lane::Forward);
-            if let Err(error) = mark::mark(client, &namespace, kind, workload, None).await {
+            if let Err(error) = mark::mark(client, &namespace, kind, workload, &Marks::default()).await {
                 tracing::warn!(rollout = self.key, %error, "the workload stays marked as guarded");
             }
         }

@@ -15,6 +15,7 @@
 //! | Watching → Idle | `EnsureWeights(100 %)`, `EnsureRelease(candidate)` | `NAME` is un-paused and rolls; then the route names `NAME` alone, the copy goes, the autoscaler gets its minimum back |
 //! | Reverting | `EnsureWeights(stable 100 %)` | the route, in one write, whatever the state of pods, router and specification |
 //! | | `EnsureRelease(target)` | `NAME`'s `spec.template` from the ledger, `paused: false`: before promotion that is the template its pods have |
+//! | | | in the same write the annotation `backstop.dev/reverting`, which keeps newer templates out until the revert is held |
 //! | | `EnsureHold` | the annotation `backstop.dev/quarantined` of `NAME` |
 //! | Recovering | `EnsureArm(candidate, absent)` | the copy goes, the autoscaler gets its minimum back |
 //!
@@ -99,6 +100,8 @@ pub struct SeenTemplate {
     pub paused: bool,
     /// Whether backstop wrote it.
     pub own: bool,
+    /// The revert that is said to be under way: while it is, newer templates are kept out.
+    pub reverting: Option<String>,
     /// The workload's uid.
     pub uid: String,
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::api::{DEPLOYMENT, POD, STATEFUL_SET};
 use super::edit::Edit;
+use super::mark::REVERTING;
 use super::workload::{STAMPS, WROTE, Workload, is_owned, release as release_in, revisions, selector, uid};
 use super::{arm, fences, scaler, traffic};
 use crate::core::input::Outcome;
@@ -57,6 +58,10 @@ async fn write(workload: &Workload<'_>, id: &ReleaseId, template: &Value) -> Res
         replace(workload, object, edit, id, template)?;
         if object["spec"]["paused"] == true {
             edit.set("/spec/paused", Value::Null);
+        }
+        // From this write on nobody gets in between.
+        if edit.changes() {
+            edit.note(REVERTING, workload.subjects.reverting.clone());
         }
         fences::pass(workload, object, edit)
     });

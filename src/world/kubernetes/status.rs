@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::core::reason::Reason;
 use crate::core::record::{Decision, Event, Record};
 use crate::core::release::{Release, ReleaseId};
-use crate::core::state::{PhaseKind, State};
+use crate::core::state::{Key, Phase, PhaseKind, State};
 use crate::spec::crd::{ConditionStatus, ReleaseName, RolloutStatus, StatusCondition};
 
 /// The longest compressed state, in bytes of base64: with records and the document itself it stays below what etcd takes (1.5 MiB).
@@ -131,6 +131,7 @@ pub(super) fn readable(
         }
         None => (before.verdict.clone(), before.reason.clone(), before.message.clone()),
     };
+    let (reason, message) = cause(state).unwrap_or((reason, message));
     RolloutStatus {
         observed_generation: generation,
         phase: Some(state.phase.kind()),
@@ -147,6 +148,26 @@ pub(super) fn readable(
 
 fn name(release: &Release) -> ReleaseName {
     ReleaseName { id: ReleaseId(release.id.0.clone()), label: release.label.clone(), image: release.template.image().clone() }
+}
+
+/// Why a revert is in force, and what it waits for beside it, whatever was decided on its way.
+fn cause(state: &State) -> Option<(Option<String>, Option<String>)> {
+    let revert = state.phase.revert()?;
+    let waits = match &state.phase {
+        Phase::Stuck { reason, .. } => Some(format!("a person is needed: {} {reason}", reason.code())),
+        Phase::Recovering(_) => Some("waits until the objectives hold again".to_owned()),
+        Phase::Reverting(_) => {
+            let open = state.tasks.iter().filter(|(key, _)| !matches!(key, Key::Notice(_))).map(|(_, task)| {
+                let trouble = task.trouble.as_deref().map(|what| format!(" ({what})")).unwrap_or_default();
+                format!("{}{trouble}", task.effect.action.name())
+            });
+            let open: Vec<String> = open.collect();
+            Some(if open.is_empty() { "waits until the target can serve".to_owned() } else { format!("waits for {}", open.join(", ")) })
+        }
+        _ => None,
+    };
+    let waits = waits.map(|waits| format!("; {waits}")).unwrap_or_default();
+    Some((Some(revert.reason.code().to_owned()), Some(format!("{}{waits}", revert.reason))))
 }
 
 /// What a record says of verdict and reason.
