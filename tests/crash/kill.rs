@@ -31,7 +31,7 @@ impl Dice {
     }
 }
 
-fn settled(view: &View, phase: PhaseKind) -> bool {
+pub(crate) fn settled(view: &View, phase: PhaseKind) -> bool {
     view.phase == phase && view.open.iter().all(|(action, _)| action == "notify")
 }
 
@@ -119,7 +119,7 @@ async fn a_controller_killed_during_reverts_ends_each_and_does_nothing_twice() {
 }
 
 /// What was decided over all these lives of a controller is decided again from the exported log.
-fn replays(house: &House) {
+pub(crate) fn replays(house: &House) {
     let (code, log) = say(house.dir(), &["audit", "export"]);
     assert_eq!(code, 0, "{log}");
     let file = house.dir().join("log.jsonl");

@@ -6,6 +6,7 @@ mod bed;
 #[path = "../rig/mod.rs"]
 mod rig;
 
+mod clock;
 mod disk;
 mod kill;
 mod outside;

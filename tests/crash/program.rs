@@ -1,5 +1,6 @@
 //! The controller as a process.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -25,6 +26,11 @@ pub(crate) struct Program {
 impl Program {
     /// Starts it and waits until it answers.
     pub(crate) fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[])
+    }
+
+    /// The same, with more in its environment.
+    pub(crate) fn start_with(dir: &Path, environment: &[(&str, OsString)]) -> Self {
         let log = File::options().create(true).append(true).open(dir.join("controller.log")).expect("a log file");
         let child = Command::new(env!("CARGO_BIN_EXE_backstop"))
             .arg("--data-dir")
@@ -32,6 +38,7 @@ impl Program {
             .arg("run")
             .arg("--specs")
             .arg(dir.join("rollouts"))
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
