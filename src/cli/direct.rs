@@ -14,10 +14,11 @@ use crate::api::wire::{Caller, Claims, Command, Freeze, FreezeScope, Frozen, Rep
 use crate::config::{Paths, docker_config};
 use crate::core::actor::{Actor, ActorKind, Assurance, Request};
 use crate::core::attest;
+use crate::core::input::Parts;
 use crate::core::preview::View;
 use crate::core::reason::Reason;
 use crate::core::record::Record;
-use crate::core::release::{Digest, Image};
+use crate::core::release::{Digest, Image, ReleaseId};
 use crate::core::spec::Artifacts;
 use crate::core::work::Lane;
 use crate::error::{Error, Exit};
@@ -225,12 +226,16 @@ async fn reach(context: &Context) -> Result<cluster::Setup, Error> {
     })
 }
 
-/// Has the API server try what a revert writes first, without writing it: rights and admission policies speak up.
-pub(super) async fn dry_run(context: &Context, key: &str) -> Result<(), Error> {
+/// Has the API server try what the planned revert writes, without keeping it: rights and admission policies speak up.
+pub(super) async fn dry_run(context: &Context, at: &Standing, to: Option<&ReleaseId>, parts: Parts) -> Result<(), Error> {
     if context.cluster.is_none() {
         return Ok(());
     }
-    remote::dry_run(&reach(context).await?, key).await.map_err(|error| Error::new(Exit::Refused, error.to_string()).because(&error))
+    let said = remote::dry_run(&reach(context).await?, &at.view.key, &at.plan, to, parts).await;
+    match said.map_err(|error| start_failed(&error))? {
+        Some(against) => Err(Error::new(Exit::Refused, format!("the API server would not take this revert: {against}"))),
+        None => Ok(()),
+    }
 }
 
 /// Who this user is, by the API server. Service accounts are no people.

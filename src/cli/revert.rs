@@ -83,8 +83,8 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Error> {
     let text = plan_text(&at, parts, to.as_ref(), context.paint);
     let pending = is_pending(&at, parts);
     if args.dry_run {
-        if via == Via::Store {
-            direct::dry_run(context, &at.view.key).await?;
+        if via == Via::Store && pending {
+            direct::dry_run(context, &at, to.as_ref(), parts).await?;
         }
         let value = json!({"pending": pending, "plan": at.plan, "phase": at.view.phase});
         context.show(&value, || text)?;

@@ -96,6 +96,23 @@ fn a_revert_goes_through_conflicts_throttling_and_errors_and_a_lost_replica() {
     drop(b);
 }
 
+/// An admission policy of somebody else's that keeps an image out of Deployments.
+fn objection(image: &str) -> (Value, Value) {
+    let kind = |kind: &str, spec: Value| {
+        let version = "admissionregistration.k8s.io/v1";
+        serde_json::json!({"apiVersion": version, "kind": kind, "metadata": {"name": "friday"}, "spec": spec})
+    };
+    let policy = serde_json::json!({
+        "failurePolicy": "Fail",
+        "matchConstraints": {"resourceRules": [
+            {"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["deployments"]},
+        ]},
+        "validations": [{"expression": format!("object.spec.template.spec.containers[0].image != '{image}'"), "message": "not on a Friday"}],
+    });
+    let binding = serde_json::json!({"policyName": "friday", "validationActions": ["Deny"]});
+    (kind("ValidatingAdmissionPolicy", policy), kind("ValidatingAdmissionPolicyBinding", binding))
+}
+
 #[test]
 fn on_call_reverts_without_the_controller_and_it_takes_over() {
     if let Some(missing) = missing() {
@@ -114,7 +131,24 @@ fn on_call_reverts_without_the_controller_and_it_takes_over() {
     assert!(status.contains(KEY) && status.contains("Watching"), "{status}");
     let dry = shop.on_call(&["revert", "checkout", "--dry-run"]);
     assert_eq!(dry.status.code(), Some(10), "{dry:?}");
-    assert_eq!(shop.image_of("checkout"), v2);
+    let before = shop.cluster.get("deployment", &["checkout", "--namespace=store"]);
+    assert_eq!(before["spec"]["template"]["spec"]["containers"][0]["image"], v2.as_str());
+    assert!(before["metadata"]["annotations"]["backstop.dev/reverting"].is_null(), "nothing is kept: {before}");
+    // Whatever the API server has against the write of the template, it says before it matters.
+    let (policy, binding) = objection(&v1);
+    shop.cluster.apply(&policy.to_string());
+    shop.cluster.apply(&binding.to_string());
+    let objects = || Some(shop.on_call(&["revert", "checkout", "--dry-run"])).filter(|dry| dry.status.code() == Some(5));
+    let said = bed::eventually(SOON, objects).unwrap_or_else(|| panic!("{:?}", shop.on_call(&["revert", "checkout", "--dry-run"])));
+    assert!(String::from_utf8_lossy(&said.stderr).contains("not on a Friday"), "{said:?}");
+    let flags = shop.on_call(&["revert", "checkout", "--dry-run", "--flag-only"]);
+    assert_eq!(flags.status.code(), Some(0), "what would not be written is not tried: {flags:?}");
+    shop.cluster.kubectl(&["delete", "validatingadmissionpolicybinding", "friday"]);
+    let lets = || (shop.on_call(&["revert", "checkout", "--dry-run"]).status.code() == Some(10)).then_some(());
+    assert!(bed::eventually(SOON, lets).is_some(), "{:?}", shop.on_call(&["revert", "checkout", "--dry-run"]));
+    let deployment = shop.cluster.get("deployment", &["checkout", "--namespace=store"]);
+    let written = |object: &Value| (object["metadata"]["generation"].clone(), object["metadata"]["annotations"].clone());
+    assert_eq!(written(&deployment), written(&before), "no dry run wrote anything");
     ok(&shop.on_call(&["ready", "checkout"]));
     ok(&shop.on_call(&["revert", "checkout", "--yes", "--reason", "INC-7"]));
     assert_eq!(shop.image_of("checkout"), v1, "{}", short(&shop.status("checkout")));

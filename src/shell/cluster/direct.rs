@@ -6,8 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
-use kube::core::GroupVersionKind;
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
@@ -16,12 +15,15 @@ use super::books::{Books, key_of, troubles};
 use super::observer::Observer;
 use super::sight::one_or_all;
 use crate::core::actor::{Actor, Request};
-use crate::core::input::{Commanded, Input, Observed, Verb};
+use crate::core::input::{Commanded, Input, Observed, Outcome, Parts, Verb};
 use crate::core::machine::Answer;
 use crate::core::preview::{RevertPlan, View};
 use crate::core::record::Record;
+use crate::core::release::ReleaseId;
+use crate::core::spec::Percent;
 use crate::core::state::{Guard, State};
-use crate::core::work::Lane;
+use crate::core::time::Mono;
+use crate::core::work::{Action, Effect, EffectId, Fence, Lane};
 use crate::shell::direct::{GLANCE, give};
 use crate::shell::rollout::{Policies, Rollout, Shared};
 use crate::shell::standalone::{StartError, guard};
@@ -30,6 +32,7 @@ use crate::spec::document::Kind;
 use crate::world::audit::leaf;
 use crate::world::kubernetes::objects::{resource, unavailable};
 use crate::world::kubernetes::store::Store;
+use crate::world::perform::Subjects;
 use crate::world::source::Source;
 use crate::world::store as local;
 
@@ -124,26 +127,69 @@ pub async fn records(setup: &Setup, only: Option<&str>) -> Result<Vec<Record>, S
     Ok(records)
 }
 
-/// Has the API server try the writes of a revert of `key`, and write nothing.
+/// Has the API server try the writes of a revert of `key` (traffic back, the template restored, the state committed), and keep none.
+///
+/// `to` is the release that would go back; the writes are those of the effects themselves. What is in place already is not written.
+///
+/// Returns what is said against them; nothing if all are taken.
 ///
 /// # Errors
-/// What it says against them.
-pub async fn dry_run(setup: &Setup, key: &str) -> Result<(), StartError> {
-    let Known { loaded, objects } = read(setup).await?;
-    let Some((object, (metadata, spec))) = objects.get(key).zip(loaded.rollouts.get(key)) else { return Ok(()) };
+/// The API server does not answer, or the user may not read.
+pub async fn dry_run(
+    setup: &Setup,
+    key: &str,
+    plan: &RevertPlan,
+    to: Option<&ReleaseId>,
+    parts: Parts,
+) -> Result<Option<String>, StartError> {
+    let Known { loaded, mut objects } = read(setup).await?;
+    let (loaded, store) = (Arc::new(loaded), store(setup).await?);
+    let Some((object, (guard, policies))) = objects.remove(key).zip(guard_of(&loaded, &store, key)) else { return Ok(None) };
     let client = setup.cluster.client(Lane::Revert);
+    let kind = resource(Kind::GuardedRollout.name());
+    let (namespace, name) = key.split_once('/').unwrap_or(("default", key));
+    let guards: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind);
+    // A commit writes no more of the status than this; what exactly, the machine says when it is asked.
     let parameters = PatchParams { dry_run: true, ..PatchParams::default() };
-    let (namespace, same) =
-        (metadata.namespace(), Patch::Merge(json!({"metadata": {"resourceVersion": object.metadata.resource_version}})));
-    let guards: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource(Kind::GuardedRollout.name()));
-    let tried = guards.patch_status(&metadata.name, &parameters, &same).await;
-    tried.map_err(|error| unavailable(&format!("GuardedRollout {key}, status"), &error))?;
-    let Some((kind, name)) = spec.workload.object() else { return Ok(()) };
-    let workloads: Api<DynamicObject> =
-        Api::namespaced_with(client.clone(), namespace, &ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", kind)));
-    let tried = workloads.patch(name, &parameters, &Patch::Merge(json!({}))).await;
-    tried.map_err(|error| unavailable(&format!("{kind} {namespace}/{name}"), &error))?;
-    Ok(())
+    let same = Patch::Merge(json!({"metadata": {"resourceVersion": object.metadata.resource_version}, "status": {}}));
+    let what = format!("GuardedRollout {key}, status");
+    match guards.patch_status(name, &parameters, &same).await {
+        Err(kube::Error::Api(said)) if said.code < 429 && said.code != 409 => return Ok(Some(format!("{what}: {}", said.message))),
+        tried => tried.map(drop).map_err(|error| unavailable(&what, &error))?,
+    }
+    store.offer(key, object);
+    let state = store.load(key).await?.unwrap_or_else(State::new);
+    let target = plan.targets.iter().find(|one| to.is_none_or(|to| *to == one.id)).filter(|_| parts == Parts::All);
+    let traffic = plan.traffic_to.as_ref().filter(|_| parts != Parts::Flags).map(|stable| {
+        let weights = [(stable.id.clone(), Percent::FULL)].into();
+        (Action::EnsureWeights { weights }, Fence::Stable(stable.id.clone()))
+    });
+    let restore = target.map(|target| (Action::EnsureRelease { release: target.clone() }, Fence::Generation(state.generation)));
+    // What the machine knows of may be replaced.
+    for record in state.ledger.records() {
+        setup.cluster.answered(key, &record.release.id);
+    }
+    let subjects = Subjects {
+        guard,
+        policy: Arc::new(policies.of_guard()),
+        generation: state.generation,
+        stable: state.stable.clone(),
+        revert: Some(plan.id.clone()),
+        reverting: Some(plan.id.clone()),
+        ledger: state.ledger.records().to_vec(),
+    };
+    for (ordinal, (action, fence)) in (0..).zip(traffic.into_iter().chain(restore)) {
+        let id = EffectId { revision: state.revision + 1, ordinal };
+        let effect = Effect { id, fence, deadline: Mono::default(), lane: Lane::Revert, action };
+        match setup.cluster.dry_run().ensure(&subjects, &effect).await {
+            // What comes after the write (pods that go, say) does not come of a dry run.
+            Outcome::Done { .. } | Outcome::Transient { .. } => {}
+            Outcome::Denied(what) | Outcome::Invalid(what) | Outcome::Superseded(what) | Outcome::Unknown(what) => {
+                return Ok(Some(format!("{}: {what}", effect.action.name())));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Gives a command to one rollout's machine, tells each change of its view, and stays until its effects are done.

@@ -90,6 +90,8 @@ impl From<Fault> for Outcome {
 pub(super) struct Objects {
     pub(super) client: Client,
     pub(super) namespace: String,
+    /// Whether writes are tried and not kept.
+    pub(super) dry_run: bool,
 }
 
 impl Objects {
@@ -138,7 +140,7 @@ impl Objects {
     pub(super) async fn create(&self, kind: Kind, object: &Value) -> Result<Value, Fault> {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let data = serde_json::to_vec(object).map_err(|error| Fault::Refused(error.to_string()))?;
-        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), dry_run: self.dry_run };
         self.send(&format!("{} {name}", kind.name), true, self.request(kind).create(&parameters, data)).await
     }
 
@@ -147,6 +149,7 @@ impl Objects {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let uid = object["metadata"]["uid"].as_str().map(str::to_owned);
         let parameters = DeleteParams {
+            dry_run: self.dry_run,
             propagation_policy: Some(PropagationPolicy::Background),
             preconditions: Some(Preconditions { uid, resource_version: None }),
             ..DeleteParams::default()
@@ -181,6 +184,8 @@ impl Objects {
             }
             let changed = edit.changes();
             match self.patch(kind, name, edit).await {
+                // What was not kept cannot be read again.
+                Ok(kept) if self.dry_run => return Ok((kept, changed)),
                 Ok(kept) => {
                     let mut rest = Edit::of(&kept);
                     change(&kept, &mut rest)?;
@@ -199,7 +204,7 @@ impl Objects {
     }
 
     async fn patch(&self, kind: Kind, name: &str, edit: Edit) -> Result<Value, Fault> {
-        self.patch_with(kind, name, edit, PatchParams::default()).await
+        self.patch_with(kind, name, edit, PatchParams { dry_run: self.dry_run, ..PatchParams::default() }).await
     }
 
     /// Whether the API server, and every admission policy in it, would take this: all of the write but keeping it.

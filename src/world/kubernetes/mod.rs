@@ -69,6 +69,8 @@ use workload::Workload;
 pub struct Cluster {
     revert: Client,
     forward: Client,
+    /// Whether writes are tried and not kept.
+    dry_run: bool,
     answered: Arc<Mutex<BTreeMap<String, ReleaseId>>>,
     /// The release of each running `ReplicaSet` as it was first seen, by its uid: its template never changes but by foul play.
     sets: Arc<Mutex<BTreeMap<String, ReleaseId>>>,
@@ -128,7 +130,13 @@ pub struct Member {
 impl Cluster {
     /// A cluster behind two clients: one whose connections only reverts use, and one for the rest.
     pub fn new(revert: Client, forward: Client) -> Self {
-        Self { revert, forward, answered: Arc::default(), sets: Arc::default() }
+        Self { revert, forward, dry_run: false, answered: Arc::default(), sets: Arc::default() }
+    }
+
+    /// The same cluster, whose API server tries each write, rights and admission policies included, and keeps none.
+    #[must_use]
+    pub fn dry_run(&self) -> Self {
+        Self { dry_run: true, ..self.clone() }
     }
 
     /// The client of a lane.

@@ -44,7 +44,7 @@ struct Read {
 pub(super) async fn see(cluster: &Cluster, lane: Lane, guard: &Guard, known: &[Release]) -> Result<Sight, Fault> {
     let nothing = Sight { seen: Seen::default(), own: BTreeMap::new() };
     let Some((kind, namespace, called)) = place(guard) else { return Ok(nothing) };
-    let objects = Objects { client: cluster.client(lane).clone(), namespace: namespace.to_owned() };
+    let objects = Objects { client: cluster.client(lane).clone(), namespace: namespace.to_owned(), dry_run: cluster.dry_run };
     let Some(object) = objects.get(kind, called).await? else { return Ok(nothing) };
     let read = read(cluster, &objects, kind, object, known).await?;
     let mut sight = read.sight();

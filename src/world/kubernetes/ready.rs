@@ -30,7 +30,7 @@ impl Cluster {
     pub async fn ready(&self, subjects: &Subjects, target: &Release) -> Vec<String> {
         let guard = &subjects.guard;
         let namespace = guard.key.split_once('/').map_or("default", |(namespace, _)| namespace);
-        let objects = Objects { client: self.client(Lane::Revert).clone(), namespace: namespace.to_owned() };
+        let objects = Objects { client: self.client(Lane::Revert).clone(), namespace: namespace.to_owned(), dry_run: true };
         let (rights, restore, route, room) = join!(
             self.rights(guard, namespace),
             would_restore(&objects, guard, target),

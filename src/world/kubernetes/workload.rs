@@ -55,7 +55,7 @@ impl<'a> Workload<'a> {
     pub(super) fn new(cluster: &'a Cluster, subjects: &'a Subjects, effect: &'a Effect) -> Result<Self, Outcome> {
         let (kind, namespace, name) =
             place(&subjects.guard).ok_or_else(|| Outcome::Invalid(format!("{} guards no workload of Kubernetes", subjects.guard.key)))?;
-        let objects = Objects { client: cluster.client(effect.lane).clone(), namespace: namespace.to_owned() };
+        let objects = Objects { client: cluster.client(effect.lane).clone(), namespace: namespace.to_owned(), dry_run: cluster.dry_run };
         Ok(Self { cluster, objects, kind, name, subjects, effect })
     }
 
