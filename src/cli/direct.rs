@@ -35,7 +35,7 @@ use crate::world::store::Store;
 use crate::world::verify::{Keys, verify as verify_evidence};
 
 /// How long a command without the controller is followed.
-const PATIENCE: Duration = Duration::from_mins(15);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A record as the audit log has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -147,31 +147,39 @@ pub(super) fn owner(dir: &Path) -> Result<u32, Error> {
 
 /// Gives a command to the machine in this process.
 pub(super) async fn command(context: &Context, key: &str, command: &Command, cause: &str) -> Result<Reply, Error> {
-    act(context, key, command, &mut |_| {}, cause).await.map(|(reply, _)| reply)
+    act(context, key, command, PATIENCE, &mut |_| {}, cause).await.map(|(reply, _)| reply)
 }
 
-/// Reverts with the machine in this process, telling each change of the view.
+/// Reverts with the machine in this process, telling each change of the view; it is followed for as long as `patience` says.
 pub(super) async fn revert(
     context: &Context,
     key: &str,
     command: &Command,
+    patience: Duration,
     told: &mut dyn FnMut(&View),
     cause: &str,
 ) -> Result<(Reply, View), Error> {
-    act(context, key, command, told, cause).await
+    act(context, key, command, patience, told, cause).await
 }
 
-async fn act(context: &Context, key: &str, command: &Command, told: &mut dyn FnMut(&View), cause: &str) -> Result<(Reply, View), Error> {
+async fn act(
+    context: &Context,
+    key: &str,
+    command: &Command,
+    patience: Duration,
+    told: &mut dyn FnMut(&View),
+    cause: &str,
+) -> Result<(Reply, View), Error> {
     let body = serde_json::to_vec(command).map_err(|error| Error::internal("the command cannot be written as JSON").because(&error))?;
     let (done, request) = if context.cluster.is_some() {
         let setup = reach(context).await?;
         let request = request_there(&setup, command.claims.clone(), &body).await?;
-        let done = remote::command(&setup, key, command.verb.clone(), request.clone(), PATIENCE, told).await;
+        let done = remote::command(&setup, key, command.verb.clone(), request.clone(), patience, told).await;
         (done.map_err(|error| start_failed(&error))?, request)
     } else {
         store_dir(&context.paths)?;
         let request = request(context, command.claims.clone(), &body)?;
-        let done = direct::command(&setup(&context.paths), key, command.verb.clone(), request.clone(), PATIENCE, told).await;
+        let done = direct::command(&setup(&context.paths), key, command.verb.clone(), request.clone(), patience, told).await;
         (done.map_err(|error| without_controller(&error, cause))?, request)
     };
     let (answer, view) = done.ok_or_else(|| Error::usage(format!("there is no rollout `{key}`")))?;

@@ -108,7 +108,12 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Error> {
                 let id = view.revert.as_ref().map(|revert| revert.id.clone()).unwrap_or_default();
                 progress.news(view, &id).iter().for_each(|line| drop(context.say(line)));
             };
-            let (reply, view) = direct::revert(context, &at.view.key, &command, &mut told, &cause).await?;
+            let patience = Duration::from(args.timeout);
+            let (reply, view) = direct::revert(context, &at.view.key, &command, patience, &mut told, &cause).await?;
+            // In a cluster recovery is the controller's to see.
+            if view.phase == PhaseKind::Reverting || (view.phase == PhaseKind::Recovering && context.cluster.is_none()) {
+                return Err(not_over(&at.view.key, &view.revert.map(|revert| revert.id).unwrap_or_default(), args.timeout));
+            }
             let ended = ended(&view, reply.revert.as_deref().unwrap_or_default(), at.view.generation).unwrap_or(Ended::Waiting);
             finish(context, &view, &reply, &ended)
         }
@@ -283,11 +288,13 @@ async fn follow(args: &Args, context: &Context, at: &Standing, reply: Reply, pro
         return Ok(Exit::Done);
     }
     let wait = watch(context, &at.view, &id, progress);
-    let (view, ended) = tokio::time::timeout(Duration::from(args.timeout), wait).await.map_err(|_| {
-        Error::new(Exit::No, format!("{key}: {id} was not over within {}; it goes on", args.timeout))
-            .hint(format!("`backstop revert {key}` attaches to it again"))
-    })??;
+    let (view, ended) = tokio::time::timeout(Duration::from(args.timeout), wait).await.map_err(|_| not_over(key, &id, args.timeout))??;
     finish(context, &view, &reply, &ended)
+}
+
+fn not_over(key: &str, id: &str, timeout: Span) -> Error {
+    Error::new(Exit::No, format!("{key}: {id} was not over within {timeout}; it goes on"))
+        .hint(format!("`backstop status {key}` says what it waits for, `backstop revert {key}` attaches to it again"))
 }
 
 /// Waits for the end of the revert `id`, which was asked for when the rollout stood as in `before`.

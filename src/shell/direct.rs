@@ -112,9 +112,18 @@ pub(super) async fn give(
 
 /// Whether all that moves something is done. Whether that helped is the controller's to see: it can ask the metrics.
 pub(super) fn has_moved(view: &View) -> bool {
+    moved(view.phase, view.open.iter().map(|(action, _)| action.as_str()))
+}
+
+fn moved<'a>(phase: PhaseKind, mut open: impl Iterator<Item = &'a str>) -> bool {
     // The mark that keeps the release out is the controller's own.
     let left = ["notify", "ensureHold"];
-    view.phase != PhaseKind::Reverting && view.open.iter().all(|(action, _)| left.contains(&action.as_str()))
+    match phase {
+        PhaseKind::Reverting => false,
+        // A person is needed, and what is still open may never be done.
+        PhaseKind::Stuck => true,
+        _ => open.all(|action| left.contains(&action)),
+    }
 }
 
 fn is_over(view: &View, reverts: bool) -> bool {
@@ -133,4 +142,16 @@ fn is_over(view: &View, reverts: bool) -> bool {
 pub async fn traffic_to_stable(setup: &Setup, key: &str) -> Outcome {
     let (namespace, name) = key.split_once('/').unwrap_or(("default", key));
     HostClient::new(&setup.host_socket, Duration::from_secs(10)).traffic_to_stable(namespace, name).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revert_that_is_stuck_is_not_waited_for() {
+        assert!(moved(PhaseKind::Stuck, ["ensureWeights", "ensureRelease"].into_iter()));
+        assert!(moved(PhaseKind::Recovering, ["ensureHold", "notify"].into_iter()));
+        assert!(!moved(PhaseKind::Recovering, ["ensureArm"].into_iter()) && !moved(PhaseKind::Reverting, std::iter::empty()));
+    }
 }

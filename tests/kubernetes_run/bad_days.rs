@@ -113,6 +113,29 @@ fn objection(image: &str) -> (Value, Value) {
     (kind("ValidatingAdmissionPolicy", policy), kind("ValidatingAdmissionPolicyBinding", binding))
 }
 
+fn a_dry_run_tries_what_the_revert_writes(shop: &Shop, v1: &str, v2: &str) {
+    let dry = shop.on_call(&["revert", "checkout", "--dry-run"]);
+    assert_eq!(dry.status.code(), Some(10), "{dry:?}");
+    let before = shop.cluster.get("deployment", &["checkout", "--namespace=store"]);
+    assert_eq!(before["spec"]["template"]["spec"]["containers"][0]["image"], v2);
+    assert!(before["metadata"]["annotations"]["backstop.dev/reverting"].is_null(), "nothing is kept: {before}");
+    // Whatever the API server has against the write of the template, it says before it matters.
+    let (policy, binding) = objection(v1);
+    shop.cluster.apply(&policy.to_string());
+    shop.cluster.apply(&binding.to_string());
+    let objects = || Some(shop.on_call(&["revert", "checkout", "--dry-run"])).filter(|dry| dry.status.code() == Some(5));
+    let said = bed::eventually(SOON, objects).unwrap_or_else(|| panic!("{:?}", shop.on_call(&["revert", "checkout", "--dry-run"])));
+    assert!(String::from_utf8_lossy(&said.stderr).contains("not on a Friday"), "{said:?}");
+    let flags = shop.on_call(&["revert", "checkout", "--dry-run", "--flag-only"]);
+    assert_eq!(flags.status.code(), Some(0), "what would not be written is not tried: {flags:?}");
+    shop.cluster.kubectl(&["delete", "validatingadmissionpolicybinding", "friday"]);
+    let lets = || (shop.on_call(&["revert", "checkout", "--dry-run"]).status.code() == Some(10)).then_some(());
+    assert!(bed::eventually(SOON, lets).is_some(), "{:?}", shop.on_call(&["revert", "checkout", "--dry-run"]));
+    let deployment = shop.cluster.get("deployment", &["checkout", "--namespace=store"]);
+    let written = |object: &Value| (object["metadata"]["generation"].clone(), object["metadata"]["annotations"].clone());
+    assert_eq!(written(&deployment), written(&before), "no dry run wrote anything");
+}
+
 #[test]
 fn on_call_reverts_without_the_controller_and_it_takes_over() {
     if let Some(missing) = missing() {
@@ -129,26 +152,7 @@ fn on_call_reverts_without_the_controller_and_it_takes_over() {
     a.kill();
     let status = ok(&shop.on_call(&["status"]));
     assert!(status.contains(KEY) && status.contains("Watching"), "{status}");
-    let dry = shop.on_call(&["revert", "checkout", "--dry-run"]);
-    assert_eq!(dry.status.code(), Some(10), "{dry:?}");
-    let before = shop.cluster.get("deployment", &["checkout", "--namespace=store"]);
-    assert_eq!(before["spec"]["template"]["spec"]["containers"][0]["image"], v2.as_str());
-    assert!(before["metadata"]["annotations"]["backstop.dev/reverting"].is_null(), "nothing is kept: {before}");
-    // Whatever the API server has against the write of the template, it says before it matters.
-    let (policy, binding) = objection(&v1);
-    shop.cluster.apply(&policy.to_string());
-    shop.cluster.apply(&binding.to_string());
-    let objects = || Some(shop.on_call(&["revert", "checkout", "--dry-run"])).filter(|dry| dry.status.code() == Some(5));
-    let said = bed::eventually(SOON, objects).unwrap_or_else(|| panic!("{:?}", shop.on_call(&["revert", "checkout", "--dry-run"])));
-    assert!(String::from_utf8_lossy(&said.stderr).contains("not on a Friday"), "{said:?}");
-    let flags = shop.on_call(&["revert", "checkout", "--dry-run", "--flag-only"]);
-    assert_eq!(flags.status.code(), Some(0), "what would not be written is not tried: {flags:?}");
-    shop.cluster.kubectl(&["delete", "validatingadmissionpolicybinding", "friday"]);
-    let lets = || (shop.on_call(&["revert", "checkout", "--dry-run"]).status.code() == Some(10)).then_some(());
-    assert!(bed::eventually(SOON, lets).is_some(), "{:?}", shop.on_call(&["revert", "checkout", "--dry-run"]));
-    let deployment = shop.cluster.get("deployment", &["checkout", "--namespace=store"]);
-    let written = |object: &Value| (object["metadata"]["generation"].clone(), object["metadata"]["annotations"].clone());
-    assert_eq!(written(&deployment), written(&before), "no dry run wrote anything");
+    a_dry_run_tries_what_the_revert_writes(&shop, &v1, &v2);
     ok(&shop.on_call(&["ready", "checkout"]));
     ok(&shop.on_call(&["revert", "checkout", "--yes", "--reason", "INC-7"]));
     assert_eq!(shop.image_of("checkout"), v1, "{}", short(&shop.status("checkout")));
