@@ -113,6 +113,16 @@ fn objection(image: &str) -> (Value, Value) {
     (kind("ValidatingAdmissionPolicy", policy), kind("ValidatingAdmissionPolicyBinding", binding))
 }
 
+fn kubectl_finds_the_plug_in(shop: &Shop) {
+    let folder = shop.folder().join("plug-ins");
+    std::fs::create_dir(&folder).unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_backstop"), folder.join("kubectl-backstop")).unwrap();
+    let mut kubectl = std::process::Command::new(bed::tool("kubectl").expect("kubectl"));
+    kubectl.args(["backstop", "status"]).env("PATH", &folder).env("HOME", shop.folder());
+    let status = ok(&kubectl.env("KUBECONFIG", shop.cluster.admin().kubeconfig()).output().unwrap());
+    assert!(status.contains(KEY) && status.contains("Watching"), "{status}");
+}
+
 fn a_dry_run_tries_what_the_revert_writes(shop: &Shop, v1: &str, v2: &str) {
     let dry = shop.on_call(&["revert", "checkout", "--dry-run"]);
     assert_eq!(dry.status.code(), Some(10), "{dry:?}");
@@ -152,6 +162,7 @@ fn on_call_reverts_without_the_controller_and_it_takes_over() {
     a.kill();
     let status = ok(&shop.on_call(&["status"]));
     assert!(status.contains(KEY) && status.contains("Watching"), "{status}");
+    kubectl_finds_the_plug_in(&shop);
     a_dry_run_tries_what_the_revert_writes(&shop, &v1, &v2);
     ok(&shop.on_call(&["ready", "checkout"]));
     ok(&shop.on_call(&["revert", "checkout", "--yes", "--reason", "INC-7"]));
