@@ -57,9 +57,12 @@ fn every_line_that_cannot_be_played_is_told_with_place_and_fix() {
 
 #[test]
 fn stories_without_an_end_are_not_read() {
-    for (text, what) in
-        [("# nothing\n".to_owned(), "says nothing"), ("wait 1s\n".repeat(501), "more than 500"), ("#".repeat(70_000), "70000 bytes")]
-    {
+    for (text, what) in [
+        ("# nothing\n".to_owned(), "says nothing"),
+        ("wait 1s\n".repeat(501), "more than 500"),
+        ("#".repeat(70_000), "70000 bytes"),
+        ("wait 5h\n".repeat(5), "takes 1day 1h in all"),
+    ] {
         let findings = Story::parse("long.story", &text).expect_err("it is not read");
         assert!(findings[0].message.contains(what), "{findings:?}");
     }

@@ -2,17 +2,21 @@
 //!
 //! `fuzz/` throws made-up inputs at them, and `tests/corpus.rs` those that were kept.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::LazyLock;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use backstop::core::attest::{AttestationPolicy, Authority, Key, evaluate};
 use backstop::core::release::{Digest, Image};
+use backstop::core::replay::Replay;
 use backstop::core::spec::Artifacts;
+use backstop::core::time::Span;
+use backstop::sim::story::{self, Story};
 use backstop::spec::{CheckReport, load_text};
-use backstop::world::audit::Proof;
 use backstop::world::audit::leaf;
 use backstop::world::audit::note::Verifier;
+use backstop::world::audit::{Assembly, Proof};
 use backstop::world::evidence::{Attachment, Evidence, Via};
 use backstop::world::exposition::{self, Body, Format};
 use backstop::world::prometheus;
@@ -26,8 +30,16 @@ use serde_json::json;
 pub(crate) type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub(crate) const ALL: [(&str, Target); 6] =
-    [("spec", spec), ("exposition", exposition), ("prometheus", prometheus), ("bundle", bundle), ("manifest", manifest), ("audit", audit)];
+pub(crate) const ALL: [(&str, Target); 8] = [
+    ("spec", spec),
+    ("exposition", exposition),
+    ("prometheus", prometheus),
+    ("bundle", bundle),
+    ("manifest", manifest),
+    ("audit", audit),
+    ("story", story),
+    ("replay", replay),
+];
 
 /// Documents: read, checked, and all that is said about them written out.
 pub(crate) fn spec(data: &[u8]) {
@@ -163,5 +175,32 @@ pub(crate) fn audit(data: &[u8]) {
     if let Ok(line) = serde_json::from_slice::<serde_json::Value>(data) {
         let fetched = |_: &Digest| Ok::<_, std::convert::Infallible>(data.to_vec());
         let _ = leaf::record(&line, fetched);
+    }
+}
+
+/// A story: read, and played if that is soon done.
+pub(crate) fn story(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match Story::parse("fuzz.story", text) {
+        Ok(story) if story.length() <= Span::seconds(600) => {
+            let played = || story::run(&story, story.guard(), story.policy());
+            assert_eq!(played().lines, played().lines, "two runs differ");
+        }
+        Ok(_) => {}
+        Err(findings) => assert!(findings.iter().all(|finding| !finding.to_string().is_empty())),
+    }
+}
+
+/// An exported log, run again: it is damaged, it differs, or it does not.
+pub(crate) fn replay(data: &[u8]) {
+    let (mut assembly, mut workloads) = (Assembly::default(), BTreeMap::<String, Replay>::new());
+    for (number, line) in (1..).zip(data.split(|byte| *byte == b'\n')) {
+        let Ok(line) = serde_json::from_slice(line) else { return };
+        let Ok(whole) = assembly.add(&line, number) else { return };
+        let Some(whole) = whole else { continue };
+        match workloads.entry(whole.key.clone()).or_default().next(&whole.recorded) {
+            Ok(commit) => drop(leaf::Seal::of(&commit).expect("a state can be written")),
+            Err(divergence) => return assert!(!divergence.to_string().is_empty()),
+        }
     }
 }

@@ -8,6 +8,8 @@ mod parse;
 mod play;
 mod see;
 
+use std::time::Duration;
+
 use crate::core::actor::ActorKind;
 use crate::core::input::{LookFault, Verb};
 use crate::core::policy::Policy;
@@ -41,6 +43,15 @@ impl Story {
     /// The policy that it is played under, where nobody brings one of their own.
     pub fn policy(&self) -> Policy {
         house::policy()
+    }
+
+    /// How long it takes at most, in the time of its world.
+    pub fn length(&self) -> Span {
+        let takes = |line: &Line| match &line.does {
+            Statement::Wait(span) | Statement::Until(_, span) | Statement::Holds(_, span) => span.0,
+            Statement::Fact(_) | Statement::Serves(_) | Statement::Deploys(..) | Statement::Commands(..) => Duration::ZERO,
+        };
+        Span(self.lines.iter().map(takes).sum())
     }
 }
 

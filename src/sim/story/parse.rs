@@ -24,6 +24,8 @@ const STATEMENTS_MAX: usize = 500;
 const FINDINGS_MAX: usize = 20;
 /// Longest time that one line may take.
 const SPAN_MAX: Span = Span::seconds(6 * 3600);
+/// How long a story may take in all.
+const LENGTH_MAX: Span = Span::seconds(24 * 3600);
 /// Most requests a second.
 const TRAFFIC_MAX: u64 = 10_000;
 /// How long `wait until` waits, where the line does not say.
@@ -81,6 +83,10 @@ impl Story {
         }
         if story.lines.len() > STATEMENTS_MAX {
             findings.push(Finding::error(code::STORY, format!("{name} says more than {STATEMENTS_MAX} things")));
+        }
+        if story.length() > LENGTH_MAX {
+            let what = format!("{name} takes {} in all", story.length());
+            findings.push(Finding::error(code::STORY, what).expected(format!("at most {LENGTH_MAX}: every second of it is played")));
         }
         if story.lines.is_empty() && findings.is_empty() {
             let fix = "begin with `person ann deploys v1`".to_owned();
