@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::bed;
 use crate::controller::{Shop, missing, ok, short};
-use crate::faults::{Fault, Proxy};
+use crate::faults::{Bad, Fault, Proxy};
 use crate::house::SYSTEM;
 
 const SOON: Duration = Duration::from_mins(1);
@@ -77,8 +77,8 @@ fn a_revert_goes_through_conflicts_throttling_and_errors_and_a_lost_replica() {
     let (v1, v2) = on_trial(&shop, adopt);
     // The status is written after a conflict, throttling and errors; the template cannot be written at all.
     proxy.fail(vec![
-        Fault { method: "PATCH", path: "guardedrollouts/checkout/status", answers: vec![409, 429, 503, 500, 409, 504, 503], lasts: false },
-        Fault { method: "PATCH", path: "deployments/checkout", answers: vec![503], lasts: true },
+        Fault::once("PATCH", "guardedrollouts/checkout/status", &[409, 429, 503, 500, 409, 504, 503].map(Bad::Answer)),
+        Fault::always("PATCH", "deployments/checkout", Bad::Answer(503)),
     ]);
     ok(&a.tell(&["revert", KEY, "--yes", "--no-wait"]));
     shop.until("checkout", "reverting", |status| status["phase"] == "Reverting");

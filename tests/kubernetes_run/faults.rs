@@ -1,25 +1,56 @@
 //! A proxy in front of the API server that has bad days.
 
+#![allow(dead_code, reason = "each test uses the part that it needs")]
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use crate::cluster::User;
 
-/// What goes wrong: requests of a method, whose path contains a word, get these answers, one after the other.
+/// What becomes of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bad {
+    /// The API server does not see it, and this status is answered.
+    Answer(u16),
+    /// The API server does not see it, and the connection breaks.
+    Cut,
+    /// The API server obeys, and its answer is lost.
+    Lost,
+    /// The API server gets it late.
+    Slow(Duration),
+    /// A watch begins where the history has been compacted away, told as the API server tells it.
+    Gone,
+}
+
+/// What goes wrong: requests of a method (any, if empty), whose path contains a word, fare so, one after the other.
 #[derive(Debug, Clone)]
 pub(crate) struct Fault {
-    pub(crate) method: &'static str,
-    pub(crate) path: &'static str,
-    /// Answers to come. The last one stays until the fault is lifted, if `lasts`.
-    pub(crate) answers: Vec<u16>,
-    pub(crate) lasts: bool,
+    method: &'static str,
+    path: String,
+    to_come: Vec<Bad>,
+    /// The last one stays until the fault is lifted.
+    lasts: bool,
+}
+
+impl Fault {
+    /// These, and then it is over.
+    pub(crate) fn once(method: &'static str, path: &str, to_come: &[Bad]) -> Self {
+        Self { method, path: path.to_owned(), to_come: to_come.to_vec(), lasts: false }
+    }
+
+    /// This, until the fault is lifted.
+    pub(crate) fn always(method: &'static str, path: &str, bad: Bad) -> Self {
+        Self { method, path: path.to_owned(), to_come: vec![bad], lasts: true }
+    }
 }
 
 /// A running proxy; it ends with the test.
@@ -33,7 +64,9 @@ struct Upstream {
     client: reqwest::Client,
     server: String,
     faults: Mutex<Vec<Fault>>,
-    served: Mutex<Vec<u16>>,
+    served: Mutex<Vec<Bad>>,
+    /// Watches that were opened before it changed are closed.
+    closed: tokio::sync::watch::Sender<u64>,
 }
 
 impl Proxy {
@@ -49,7 +82,13 @@ impl Proxy {
             .build()
             .unwrap();
         let server = cluster["server"].as_str().unwrap().to_owned();
-        let state = Arc::new(Upstream { client, server, faults: Mutex::default(), served: Mutex::default() });
+        let state = Arc::new(Upstream {
+            client,
+            server,
+            faults: Mutex::default(),
+            served: Mutex::default(),
+            closed: tokio::sync::watch::Sender::new(0),
+        });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -76,43 +115,70 @@ impl Proxy {
         *self.state.faults.lock().unwrap() = faults;
     }
 
-    /// Answers that were made up so far.
-    pub(crate) fn served(&self) -> Vec<u16> {
+    /// What went wrong so far.
+    pub(crate) fn served(&self) -> Vec<Bad> {
         self.state.served.lock().unwrap().clone()
+    }
+
+    /// Closes every watch that is open.
+    pub(crate) fn close_watches(&self) {
+        self.state.closed.send_modify(|times| *times += 1);
     }
 }
 
 impl Upstream {
-    fn fault(&self, method: &str, path: &str) -> Option<u16> {
+    fn fault(&self, method: &str, path: &str) -> Option<Bad> {
         let mut faults = self.faults.lock().unwrap();
-        let fault = faults.iter_mut().find(|fault| fault.method == method && path.contains(fault.path) && !fault.answers.is_empty())?;
-        let answer = if fault.answers.len() == 1 && fault.lasts { fault.answers[0] } else { fault.answers.remove(0) };
-        self.served.lock().unwrap().push(answer);
-        Some(answer)
+        let meant = |fault: &&mut Fault| (fault.method.is_empty() || fault.method == method) && path.contains(&fault.path);
+        let fault = faults.iter_mut().filter(meant).find(|fault| !fault.to_come.is_empty())?;
+        let bad = if fault.to_come.len() == 1 && fault.lasts { fault.to_come[0] } else { fault.to_come.remove(0) };
+        self.served.lock().unwrap().push(bad);
+        Some(bad)
     }
+}
+
+/// A status as the API server writes one.
+fn failure(code: u16) -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": "Expired", "message": "a bad day"})
+}
+
+/// An answer that breaks off.
+fn broken() -> Response {
+    let cut = futures::stream::once(async { Err::<Vec<u8>, _>(std::io::Error::other("cut")) });
+    Response::new(Body::from_stream(cut))
 }
 
 async fn forward(State(upstream): State<Arc<Upstream>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
-    if let Some(answer) = upstream.fault(parts.method.as_str(), &path) {
-        let status = StatusCode::from_u16(answer).unwrap();
-        let said =
-            json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": answer, "reason": "Test", "message": "a bad day"});
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
-        return (status, headers, said.to_string()).into_response();
+    let bad = upstream.fault(parts.method.as_str(), &path);
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    match bad {
+        Some(Bad::Answer(code)) => return (StatusCode::from_u16(code).unwrap(), json, failure(code).to_string()).into_response(),
+        Some(Bad::Gone) => return (json, json!({"type": "ERROR", "object": failure(410)}).to_string()).into_response(),
+        Some(Bad::Cut) => return broken(),
+        Some(Bad::Slow(late)) => tokio::time::sleep(late).await,
+        Some(Bad::Lost) | None => {}
     }
+    let mut closed = upstream.closed.subscribe();
     let body = to_bytes(body, usize::MAX).await.unwrap();
     let mut sent = upstream.client.request(parts.method, format!("{}{path}", upstream.server)).body(body);
     for (name, value) in parts.headers.iter().filter(|(name, _)| **name != header::HOST && **name != header::CONTENT_LENGTH) {
         sent = sent.header(name, value);
     }
-    match sent.send().await {
+    let answer = sent.send().await;
+    if bad == Some(Bad::Lost) {
+        return broken();
+    }
+    match answer {
         Ok(answer) => {
             let mut response = Response::builder().status(answer.status());
             for (name, value) in answer.headers().iter().filter(|(name, _)| **name != header::TRANSFER_ENCODING) {
                 response = response.header(name, value);
+            }
+            if path.contains("watch=") {
+                let until = Box::pin(async move { drop(closed.changed().await) });
+                return response.body(Body::from_stream(answer.bytes_stream().take_until(until))).unwrap();
             }
             response.body(Body::from_stream(answer.bytes_stream())).unwrap()
         }

@@ -1,0 +1,301 @@
+//! A day in a namespace of its own: a guarded Deployment, a controller that reaches the API server through a proxy, and people.
+//!
+//! All days of the process share one cluster and its account. Each controller guards its own namespace alone, with the
+//! rights that `backstop install --namespaces` gives it there, so that they can be taken away.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use backstop::spec::install::Install;
+use backstop::spec::{crd, write};
+use serde_json::{Value, json};
+
+use crate::bed;
+use crate::cluster::{self, Cluster, User};
+use crate::faults::{Fault, Proxy};
+use crate::images::{self, Build};
+
+/// How long a step may take on a busy machine.
+const SOON: Duration = Duration::from_mins(1);
+const SYSTEM: &str = "backstop-system";
+
+/// What all days share.
+pub(crate) struct House {
+    pub(crate) cluster: Cluster,
+    pub(crate) v1: String,
+    pub(crate) v2: String,
+    pub(crate) v3: String,
+    backstop: User,
+    _build: Build,
+}
+
+/// One service's day.
+pub(crate) struct Day {
+    pub(crate) house: Arc<House>,
+    pub(crate) namespace: &'static str,
+    pub(crate) proxy: Proxy,
+    folder: tempfile::TempDir,
+    runtime: tokio::runtime::Runtime,
+    client: kube::Client,
+}
+
+/// A running controller.
+pub(crate) struct Controller {
+    child: Child,
+    data_dir: PathBuf,
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The first part of what is needed that is missing here.
+pub(crate) fn missing() -> Option<&'static str> {
+    cluster::missing().or_else(images::missing)
+}
+
+/// Ends a test that lacks something.
+macro_rules! needs_cluster {
+    ($name:expr) => {
+        if let Some(missing) = $crate::rig::missing() {
+            return $crate::bed::skip($name, missing);
+        }
+    };
+}
+pub(crate) use needs_cluster;
+
+/// One cluster for all tests that run at the same time; it ends with the last of them.
+fn shared() -> Arc<House> {
+    static SHARED: Mutex<Weak<House>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(house) = shared.upgrade() {
+        return house;
+    }
+    let cluster = Cluster::start(1);
+    cluster.apply(&bed::run(std::path::Path::new(env!("CARGO_BIN_EXE_backstop")), &["crd"]));
+    cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "customresourcedefinitions", "--all"]);
+    let build = Build::new();
+    let [v1, v2, v3] = ["v1", "v2", "v3"].map(|text| build.image(text));
+    cluster.apply(&build.policy());
+    cluster.apply(&source("nowhere", "http://127.0.0.1:9").to_string());
+    cluster.apply(&rights("default"));
+    cluster.apply(&crd::admission(SYSTEM));
+    let backstop = cluster.token(SYSTEM, "backstop");
+    let house = Arc::new(House { cluster, v1, v2, v3, backstop, _build: build });
+    *shared = Arc::downgrade(&house);
+    house
+}
+
+/// A source of metrics at `url`.
+pub(crate) fn source(name: &str, url: &str) -> Value {
+    json!({
+        "apiVersion": "backstop.dev/v1alpha1", "kind": "GuardSource", "metadata": {"name": name},
+        "spec": {"prometheus": {"url": url, "scrapeInterval": "1s"}},
+    })
+}
+
+/// Backstop's account, with its rights in `namespace`.
+fn rights(namespace: &str) -> String {
+    let install = Install {
+        namespace: SYSTEM.into(),
+        namespaces: vec![namespace.into()],
+        image: format!("registry.example/backstop@sha256:{}", "9".repeat(64)),
+        replicas: 1,
+        log_volume: None,
+    };
+    let kinds = ["Namespace", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"];
+    let mut objects = install.objects().unwrap();
+    objects.retain(|one| kinds.iter().any(|kind| one["kind"] == *kind));
+    write::documents(&objects)
+}
+
+impl Day {
+    /// A Deployment `checkout` of two pods of `v1`, and its guard, which observes it.
+    pub(crate) fn open(namespace: &'static str) -> Self {
+        let house = shared();
+        let folder = tempfile::tempdir().unwrap();
+        let proxy = Proxy::start(&house.backstop, folder.path());
+        let namespaced = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+        house.cluster.apply(&namespaced.to_string());
+        house.cluster.apply(&rights(namespace));
+        let principals = format!(
+            "principals:\n  - {{kubernetes: admin, name: admin, kind: human}}\n  \
+             - {{kubernetes: 'system:serviceaccount:{namespace}:*', name: agents, kind: agent}}\n"
+        );
+        std::fs::write(folder.path().join("principals.yaml"), principals).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let known = kube::config::Kubeconfig::read_from(house.cluster.admin().kubeconfig()).unwrap();
+        let client = runtime.block_on(async {
+            let config = kube::Config::from_custom_kubeconfig(known, &kube::config::KubeConfigOptions::default()).await.unwrap();
+            kube::Client::try_from(config).unwrap()
+        });
+        let day = Self { house, namespace, proxy, folder, runtime, client };
+        day.house.cluster.apply(&format!("{}\n---\n{}", day.workload(), day.guard()));
+        day
+    }
+
+    /// The Deployment as it is at the beginning.
+    pub(crate) fn workload(&self) -> String {
+        cluster::deployment("checkout", 2, &self.house.v1, None).replace("namespace: default", &format!("namespace: {}", self.namespace))
+    }
+
+    pub(crate) fn guard(&self) -> Value {
+        json!({
+            "apiVersion": "backstop.dev/v1alpha1", "kind": "GuardedRollout", "metadata": {"name": "checkout", "namespace": self.namespace},
+            "spec": {
+                "workload": {"deployment": {"name": "checkout"}}, "arms": {"by": "pod"}, "source": "nowhere",
+                "objectives": [{"name": "availability", "good": "99%", "ratio": {"bad": "errors_total", "total": "requests_total"}}],
+                "strategy": {"observe": {}}, "watch": {"for": "10m", "holdback": "0%"}, "attestation": {"policy": "release"},
+            },
+        })
+    }
+
+    /// Starts the controller, or starts it again with the folder that it had.
+    pub(crate) fn controller(&self) -> Controller {
+        let data_dir = self.folder.path().join("data");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
+        command.args(["run", "--kubernetes", "--log-format=json", "--identity=a", "--namespaces", self.namespace]);
+        command.arg("--kubeconfig").arg(self.proxy.kubeconfig());
+        command.arg("--principals").arg(self.folder.path().join("principals.yaml"));
+        command.arg("--data-dir").arg(&data_dir).env("HOME", self.folder.path());
+        let log = std::fs::File::options().append(true).create(true).open(self.folder.path().join("log")).unwrap();
+        command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null());
+        Controller { child: command.spawn().unwrap(), data_dir }
+    }
+
+    /// A controller whose `v1` is known good.
+    pub(crate) fn settled(&self) -> Controller {
+        let controller = self.controller();
+        let (v1, key) = (&self.house.v1, self.key());
+        self.until("found", || self.status()["stable"]["image"] == v1.as_str());
+        self.until("adopted", || controller.says(&["adopt", &key]));
+        self.until("known good", || self.status()["verdict"] == "Pass");
+        controller
+    }
+
+    /// The same with `v2` on trial, ordered by a person.
+    pub(crate) fn on_trial(&self) -> Controller {
+        let controller = self.settled();
+        self.set_image(&self.house.cluster.admin(), &self.house.v2).unwrap();
+        self.until("on trial", || self.phase() == "Watching");
+        controller
+    }
+
+    /// Has somebody set the image.
+    pub(crate) fn set_image(&self, user: &User, image: &str) -> Result<String, String> {
+        user.kubectl(&["set", "image", "--namespace", self.namespace, "deployment/checkout", &format!("main={image}")], "")
+    }
+
+    /// Has a person deploy `image`, whose pods crash.
+    pub(crate) fn deploy_crashing(&self, image: &str) {
+        let template =
+            json!({"metadata": {"annotations": {"test/behaviour": "crash"}}, "spec": {"containers": [{"name": "main", "image": image}]}});
+        let patch = json!({"spec": {"template": template}}).to_string();
+        self.kubectl(&["patch", "deployment", "checkout", "--patch", &patch]);
+    }
+
+    /// An agent with the right to edit what is in the namespace.
+    pub(crate) fn agent(&self) -> User {
+        let agent = self.house.cluster.service_account(self.namespace, "agent");
+        self.kubectl(&["create", "rolebinding", "agent", "--clusterrole=edit", &format!("--serviceaccount={}:agent", self.namespace)]);
+        agent
+    }
+
+    /// `kubectl` as the administrator, in this namespace.
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
+        self.house.cluster.kubectl(&[arguments, &["--namespace", self.namespace]].concat())
+    }
+
+    /// Gives the controller its rights here, again.
+    pub(crate) fn give_rights(&self) {
+        self.house.cluster.apply(&rights(self.namespace));
+    }
+
+    /// Bad days begin, in place of those before.
+    pub(crate) fn fails(&self, faults: Vec<Fault>) {
+        self.proxy.fail(faults);
+    }
+
+    /// And are over.
+    pub(crate) fn mended(&self) {
+        self.proxy.fail(Vec::new());
+    }
+
+    pub(crate) fn key(&self) -> String {
+        format!("{}/checkout", self.namespace)
+    }
+
+    /// An object as it is now; null if there is none.
+    pub(crate) fn object(&self, path: &str) -> Value {
+        let request = axum::http::Request::get(path).body(Vec::new()).unwrap();
+        self.runtime.block_on(self.client.request(request)).unwrap_or(Value::Null)
+    }
+
+    pub(crate) fn deployment(&self) -> Value {
+        self.object(&format!("/apis/apps/v1/namespaces/{}/deployments/checkout", self.namespace))
+    }
+
+    pub(crate) fn status(&self) -> Value {
+        self.object(&format!("/apis/backstop.dev/v1alpha1/namespaces/{}/guardedrollouts/checkout", self.namespace))["status"].take()
+    }
+
+    pub(crate) fn phase(&self) -> String {
+        self.status()["phase"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub(crate) fn image(&self) -> String {
+        self.deployment()["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Waits until it is so.
+    pub(crate) fn until(&self, what: &str, mut so: impl FnMut() -> bool) {
+        if bed::eventually(SOON, || so().then_some(())).is_none() {
+            let mut status = self.status();
+            for field in ["state", "records", "ledger"] {
+                status[field] = Value::Null;
+            }
+            let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            panic!("not {what}: {status}\n{}\n{log}", self.deployment());
+        }
+    }
+
+    /// Waits until the template is `v1`'s, and what was taken out is quarantined.
+    pub(crate) fn until_reverted(&self) {
+        self.until("restored", || self.image() == self.house.v1);
+        self.until("recovering", || ["Recovering", "Reverted"].contains(&self.phase().as_str()));
+        self.until("running", || {
+            let deployment = self.deployment();
+            deployment["status"]["updatedReplicas"] == 2 && deployment["status"]["readyReplicas"] == 2
+        });
+    }
+}
+
+impl Controller {
+    /// The command line, beside this controller.
+    pub(crate) fn told(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
+        command.args(arguments).arg("--data-dir").arg(&self.data_dir).output().unwrap()
+    }
+
+    /// Whether it ends well.
+    pub(crate) fn says(&self, arguments: &[&str]) -> bool {
+        self.told(arguments).status.success()
+    }
+
+    /// A person orders the revert and does not wait for it.
+    pub(crate) fn revert(&self, day: &Day) {
+        let output = self.told(&["revert", &day.key(), "--yes", "--no-wait"]);
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// Ends it as a power cut would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}

@@ -1,0 +1,78 @@
+//! The API server has a bad day.
+
+use std::time::Duration;
+
+use crate::faults::{Bad, Fault};
+use crate::rig::{Day, needs_cluster};
+
+#[test]
+fn the_api_server_is_down_in_the_middle_of_a_revert() {
+    needs_cluster!("the_api_server_is_down_in_the_middle_of_a_revert");
+    let day = Day::open("down");
+    let controller = day.on_trial();
+    day.fails(vec![Fault::always("", "/", Bad::Cut)]);
+    day.proxy.close_watches();
+    let before = day.proxy.served().len();
+    std::thread::scope(|scope| {
+        let ordered = scope.spawn(|| controller.revert(&day));
+        day.until("tried", || day.proxy.served().len() > before + 5);
+        assert_eq!(day.image(), day.house.v2, "nothing reaches it");
+        day.mended();
+        ordered.join().unwrap();
+    });
+    day.until_reverted();
+}
+
+#[test]
+fn the_api_server_is_slow_refuses_and_loses_its_answers_in_the_middle_of_a_revert() {
+    needs_cluster!("the_api_server_is_slow_refuses_and_loses_its_answers_in_the_middle_of_a_revert");
+    let day = Day::open("slow");
+    let controller = day.on_trial();
+    let slow = Bad::Slow(Duration::from_millis(700));
+    day.fails(vec![
+        Fault::once("PATCH", "guardedrollouts/checkout/status", &[slow, Bad::Lost, Bad::Answer(409), Bad::Lost, Bad::Answer(429)]),
+        Fault::once("PATCH", "deployments/checkout", &[Bad::Answer(409), Bad::Answer(429), slow, Bad::Answer(500), Bad::Lost, Bad::Lost]),
+        Fault::once("GET", "deployments/checkout", &[Bad::Answer(503), Bad::Cut, slow, slow]),
+    ]);
+    controller.revert(&day);
+    day.until_reverted();
+    let generation = day.deployment()["metadata"]["generation"].clone();
+    assert!(day.proxy.served().contains(&Bad::Lost), "{:?}", day.proxy.served());
+    day.mended();
+    day.until("held", || day.deployment()["metadata"]["annotations"]["backstop.dev/quarantined"] == day.house.v2.as_str());
+    assert_eq!(day.deployment()["metadata"]["generation"], generation, "a write whose answer was lost is not made twice");
+}
+
+#[test]
+fn watches_are_closed_and_their_history_is_compacted_away() {
+    needs_cluster!("watches_are_closed_and_their_history_is_compacted_away");
+    let day = Day::open("watches");
+    let _controller = day.settled();
+    // Nothing is told for a while; when watches can be opened again, what they missed is gone.
+    day.fails(vec![Fault::always("GET", "watch=", Bad::Cut)]);
+    day.proxy.close_watches();
+    day.until("closed", || day.proxy.served().len() > 3);
+    day.deploy_crashing(&day.house.v2);
+    day.fails(vec![Fault::once("GET", "watch=", &[Bad::Gone, Bad::Answer(410), Bad::Gone, Bad::Gone, Bad::Gone, Bad::Gone, Bad::Gone])]);
+    day.until_reverted();
+    assert!(day.proxy.served().contains(&Bad::Gone), "{:?}", day.proxy.served());
+}
+
+#[test]
+fn rights_are_taken_away_in_the_middle_of_a_revert_and_given_back() {
+    needs_cluster!("rights_are_taken_away_in_the_middle_of_a_revert_and_given_back");
+    let day = Day::open("rights");
+    let controller = day.on_trial();
+    day.fails(vec![Fault::always("PATCH", "deployments/checkout", Bad::Answer(503))]);
+    controller.revert(&day);
+    day.until("reverting", || day.phase() == "Reverting" && day.proxy.served().len() > 1);
+    day.kubectl(&["delete", "rolebindings", "--all"]);
+    day.mended();
+    day.until("without rights", || {
+        let asked = ["auth", "can-i", "patch", "deployments", "--as=system:serviceaccount:backstop-system:backstop", "--namespace"];
+        day.house.cluster.admin().kubectl(&[asked.as_slice(), &[day.namespace]].concat(), "").is_err()
+    });
+    assert_eq!(day.image(), day.house.v2, "nothing is written without the right to");
+    day.give_rights();
+    day.until_reverted();
+}

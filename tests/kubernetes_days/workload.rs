@@ -1,0 +1,92 @@
+//! What is guarded changes, goes, or fails, and so does what is said of it.
+
+use serde_json::json;
+
+use crate::faults::{Bad, Fault};
+use crate::rig::{Day, needs_cluster};
+
+#[test]
+fn the_controller_dies_with_an_automatic_breach_pending() {
+    needs_cluster!("the_controller_dies_with_an_automatic_breach_pending");
+    let day = Day::open("killed");
+    let controller = day.settled();
+    day.fails(vec![Fault::always("PATCH", "deployments/checkout", Bad::Answer(503))]);
+    day.deploy_crashing(&day.house.v2);
+    day.until("reverting", || day.phase() == "Reverting");
+    controller.kill();
+    day.mended();
+    let begin = backstop::world::clock::instant();
+    let _controller = day.controller();
+    day.until("restored", || day.image() == day.house.v1);
+    println!("from the start of the next controller to the template back: {:?}", begin.elapsed());
+    day.until_reverted();
+}
+
+#[test]
+fn the_document_is_invalid_and_the_history_gone_when_it_breaks() {
+    needs_cluster!("the_document_is_invalid_and_the_history_gone_when_it_breaks");
+    let day = Day::open("invalid");
+    day.kubectl(&["patch", "deployment", "checkout", "--patch", r#"{"spec":{"revisionHistoryLimit":0}}"#]);
+    let controller = day.on_trial();
+    day.until("without a history", || {
+        let sets = day.object(&format!("/apis/apps/v1/namespaces/{}/replicasets", day.namespace));
+        sets["items"].as_array().is_some_and(|all| all.len() == 1)
+    });
+    day.kubectl(&["patch", "gro", "checkout", "--type=merge", "--patch", r#"{"spec":{"source":"nobody"}}"#]);
+    day.until("told", || day.status()["conditions"].to_string().contains("nobody"));
+    controller.revert(&day);
+    day.until_reverted();
+}
+
+#[test]
+fn a_workload_that_is_deleted_in_a_revert_and_created_again_is_put_right() {
+    needs_cluster!("a_workload_that_is_deleted_in_a_revert_and_created_again_is_put_right");
+    let day = Day::open("again");
+    let controller = day.on_trial();
+    day.fails(vec![Fault::always("PATCH", "deployments/checkout", Bad::Answer(503))]);
+    controller.revert(&day);
+    day.until("reverting", || day.phase() == "Reverting");
+    day.kubectl(&["delete", "deployment", "checkout"]);
+    day.mended();
+    day.house.cluster.apply(&day.workload().replace(&day.house.v1, &day.house.v2));
+    day.until_reverted();
+}
+
+#[test]
+fn a_namespace_that_is_being_deleted_in_a_revert_stops_no_other() {
+    needs_cluster!("a_namespace_that_is_being_deleted_in_a_revert_stops_no_other");
+    let day = Day::open("ending");
+    let controller = day.on_trial();
+    // It stays for as long as something in it wants to be finished.
+    let kept = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kept", "namespace": day.namespace, "finalizers": ["test/kept"]}});
+    day.house.cluster.apply(&kept.to_string());
+    day.fails(vec![Fault::always("PATCH", "deployments/checkout", Bad::Answer(503))]);
+    controller.revert(&day);
+    day.until("reverting", || day.phase() == "Reverting");
+    day.house.cluster.kubectl(&["delete", "namespace", day.namespace, "--wait=false"]);
+    day.mended();
+    day.until("gone", || day.status().is_null());
+    assert!(controller.says(&["status"]), "the controller lives");
+    day.kubectl(&["patch", "configmap", "kept", "--type=merge", "--patch", r#"{"metadata":{"finalizers":null}}"#]);
+    day.until("ended", || day.object(&format!("/api/v1/namespaces/{}", day.namespace)).is_null());
+    assert!(controller.says(&["status"]), "the controller lives");
+}
+
+#[test]
+fn an_autoscaler_scales_while_a_crashing_release_is_taken_back() {
+    needs_cluster!("an_autoscaler_scales_while_a_crashing_release_is_taken_back");
+    let day = Day::open("scaled");
+    let _controller = day.settled();
+    day.kubectl(&["patch", "deployment", "checkout", "--patch", r#"{"spec":{"replicas":10}}"#]);
+    day.until("ten pods", || day.deployment()["status"]["readyReplicas"] == 10);
+    day.fails(vec![Fault::always("PATCH", "deployments/checkout", Bad::Answer(503))]);
+    day.deploy_crashing(&day.house.v2);
+    day.until("reverting", || day.phase() == "Reverting");
+    let scale = |replicas: &str| day.kubectl(&["scale", "deployment", "checkout", "--replicas", replicas]);
+    scale("7");
+    day.mended();
+    scale("9");
+    day.until("restored", || day.image() == day.house.v1);
+    day.until("nine of stable", || day.deployment()["status"]["readyReplicas"] == 9 && day.deployment()["status"]["updatedReplicas"] == 9);
+    assert_eq!(day.deployment()["spec"]["replicas"], 9, "what the autoscaler wants is its own");
+}
