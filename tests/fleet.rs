@@ -16,7 +16,7 @@ use backstop::core::spec::Percent;
 use backstop::core::state::PhaseKind;
 use backstop::world::clock;
 
-use rig::{House, NAMESPACE, Shape, agent, code, person};
+use rig::{House, NAMESPACE, Shape, agent, code, none_dropped, person};
 
 /// Takes every connection and never says a word; its address.
 fn mute() -> SocketAddr {
@@ -129,8 +129,7 @@ async fn thirty_that_breach_together_get_their_traffic_back_and_restores_wait() 
     assert!(house.pages.codes().iter().any(|code| code == "BS074"), "somebody was told");
     for traffic in traffic {
         let visits = traffic.stop().await;
-        let dropped: Vec<_> = visits.iter().filter(|visit| visit.status.is_none()).map(|visit| (visit.sent - begin, visit.took)).collect();
-        assert!(dropped.is_empty(), "dropped requests: {dropped:?} of {}", visits.len());
+        none_dropped(&visits);
         assert!(visits.last().is_some_and(|visit| visit.status == Some(200)), "the stable one serves");
     }
     house.end().await;

@@ -14,7 +14,7 @@ use backstop::world::clock;
 use crate::bed;
 use crate::kill::{replays, settled};
 use crate::program::{Program, say};
-use crate::rig::{House, SERVICE, Shape, line, revert};
+use crate::rig::{House, SERVICE, Shape, line, none_dropped, revert};
 
 /// How long a release is watched at its only step.
 const BAKE: Duration = Duration::from_secs(3);
@@ -90,7 +90,7 @@ async fn a_clock_stepped_by_hours_shortens_no_bake_and_stops_no_revert() {
         assert!(line(&view, &bad).quarantined && view.stable.as_ref().is_some_and(|stable| stable.label.as_deref() == Some("v3")));
     }
     let visits = traffic.stop().await;
-    assert_eq!(visits.iter().filter(|visit| visit.status.is_none()).count(), 0, "dropped requests");
+    none_dropped(&visits);
     drop(program);
     let (code, said) = say(house.dir(), &["audit", "verify"]);
     assert_eq!(code, 0, "{said}");

@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use crate::bed;
 use crate::outside::{Counted, Outside};
 use crate::program::{Program, command, say};
-use crate::rig::{House, SERVICE, Shape, line, revert};
+use crate::rig::{House, SERVICE, Shape, line, none_dropped, revert};
 
 /// Numbers from a seed (xorshift, Marsaglia 2003), so that a failing run can be had again.
 struct Dice(u64);
@@ -100,7 +100,7 @@ async fn a_controller_killed_during_reverts_ends_each_and_does_nothing_twice() {
         program.until("at rest", Duration::from_secs(20), |view| settled(view, PhaseKind::Idle));
     }
     let visits = traffic.stop().await;
-    assert_eq!(visits.iter().filter(|visit| visit.status.is_none()).count(), 0, "dropped requests");
+    none_dropped(&visits);
     eprintln!("{rounds} kills during reverts: {lost} before the command was recorded, {late} before the breach was");
     back.sort_unstable();
     eprintln!("start to traffic back, where a revert was on record and traffic was not back yet: {back:?} ms");

@@ -10,7 +10,7 @@ use backstop::core::spec::Percent;
 use backstop::core::state::PhaseKind;
 
 use crate::bed::{self, Registry};
-use crate::rig::{House, SERVICE, Shape, agent, code, revert};
+use crate::rig::{House, SERVICE, Shape, agent, code, none_dropped, revert};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_never_attested_never_starts() {
@@ -65,7 +65,7 @@ async fn where_the_newest_targets_evidence_was_tampered_with_the_next_older_goes
     let skipped = view.revert.expect("a revert").skipped;
     assert!(skipped.iter().any(|(id, reason)| *id == v2.id && reason.code() == "BS042"), "{skipped:?}");
     let visits = traffic.stop().await;
-    assert_eq!(visits.iter().filter(|visit| visit.status.is_none()).count(), 0, "dropped requests");
+    none_dropped(&visits);
     assert_eq!(visits.last().and_then(|visit| visit.release.clone()), Some(v1.id.clone()));
     house.end().await;
 }
@@ -87,7 +87,7 @@ async fn without_any_evidence_traffic_goes_back_and_a_person_is_paged() {
     let back = |view: &backstop::core::preview::View| view.observed.get(&v1.id).is_some_and(|share| *share == Percent::FULL);
     house.until("traffic is back all the same", Duration::from_secs(5), back).await;
     let visits = traffic.stop().await;
-    assert_eq!(visits.iter().filter(|visit| visit.status.is_none()).count(), 0, "dropped requests");
+    none_dropped(&visits);
     assert_eq!(visits.last().and_then(|visit| visit.release.clone()), Some(v1.id.clone()));
     house.end().await;
 }
@@ -113,7 +113,7 @@ async fn a_revert_needs_no_registry() {
     let view = house.until_phase(PhaseKind::Reverted, 60).await;
     assert_eq!(view.stable.as_ref(), Some(&v1));
     let visits = traffic.stop().await;
-    assert_eq!(visits.iter().filter(|visit| visit.status.is_none()).count(), 0, "dropped requests");
+    none_dropped(&visits);
     assert_eq!(visits.last().and_then(|visit| visit.release.clone()), Some(v1.id.clone()));
 
     house.end().await;
@@ -168,7 +168,7 @@ async fn a_registry_that_dies_before_the_revert_costs_neither_proof_nor_bytes() 
     let view = house.until_phase(PhaseKind::Reverted, 60).await;
     assert_eq!(view.stable.as_ref(), Some(&v1), "one that runs no more starts from what was kept");
     let visits = traffic.stop().await;
-    assert_eq!(visits.iter().filter(|visit| visit.status.is_none()).count(), 0, "dropped requests");
+    none_dropped(&visits);
     house.end().await;
 }
 

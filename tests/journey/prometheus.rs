@@ -11,7 +11,7 @@ use backstop::core::record::Decision;
 use backstop::core::state::PhaseKind;
 
 use crate::bed::{self, Server};
-use crate::rig::{House, SERVICE, Shape, agent, code, line};
+use crate::rig::{House, SERVICE, Shape, agent, code, line, none_dropped};
 
 fn prometheus(program: &Path, port: u16, data: &Path, target: std::net::SocketAddr) -> Server {
     Server::start("prometheus", program, port, "/-/ready", |folder, command| {
@@ -101,6 +101,6 @@ async fn prometheus_finds_the_breach_and_its_own_death_moves_nothing() {
     let view = house.until_phase(PhaseKind::Reverted, 60).await;
     assert_eq!((view.stable.as_ref(), code(&view)), (Some(&v2), "BS001"));
     let visits = traffic.stop().await;
-    assert_eq!(visits.iter().filter(|visit| visit.status.is_none()).count(), 0, "dropped requests");
+    none_dropped(&visits);
     house.end().await;
 }

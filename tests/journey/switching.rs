@@ -11,11 +11,7 @@ use backstop::core::release::Release;
 use backstop::core::spec::Percent;
 use backstop::core::state::PhaseKind;
 
-use crate::rig::{House, SERVICE, Shape, agent, code, line, person};
-
-fn dropped(visits: &[Visit]) -> usize {
-    visits.iter().filter(|visit| visit.status.is_none()).count()
-}
+use crate::rig::{House, SERVICE, Shape, agent, code, line, none_dropped, person};
 
 /// Share of answers by a release among the last `count`.
 fn share(visits: &[Visit], release: &Release, count: usize) -> f64 {
@@ -46,7 +42,7 @@ async fn a_bad_canary_goes_back_and_a_good_one_stays() {
     assert!(bad.quarantined && bad.standing == Standing::Bad);
     assert!(house.pages.codes().contains(&"BS001".to_owned()));
     let visits = traffic.stop().await;
-    assert_eq!(dropped(&visits), 0, "dropped requests");
+    none_dropped(&visits);
     assert!(share(&visits, &v2, 100) > 0.99, "all traffic is back");
     house.end().await;
 }
@@ -67,7 +63,7 @@ async fn blue_green_switches_at_once_and_back_to_the_same_warm_process() {
     assert_eq!(view.stable.as_ref(), Some(&v1));
     assert_eq!(house.pids(&v1).await, warm, "the way back was a switch, not a start");
     let visits = traffic.stop().await;
-    assert_eq!(dropped(&visits), 0, "dropped requests");
+    none_dropped(&visits);
 
     let traffic = Traffic::start(house.address(SERVICE), 200);
     let v3 = house.release("v3", &[]);
@@ -76,7 +72,7 @@ async fn blue_green_switches_at_once_and_back_to_the_same_warm_process() {
         |view: &backstop::core::preview::View| view.phase == PhaseKind::Idle && view.open.is_empty() && view.stable.as_ref() == Some(&v3);
     house.until("v3 is stable", Duration::from_mins(1), good).await;
     let visits = traffic.stop().await;
-    assert_eq!(dropped(&visits), 0, "dropped requests");
+    none_dropped(&visits);
     assert!(share(&visits, &v3, 50) > 0.99, "v3 has all traffic");
     house.end().await;
 }
@@ -92,7 +88,7 @@ async fn a_slow_tail_goes_back() {
     let view = house.until_phase(PhaseKind::Reverted, 60).await;
     assert!(matches!(&view.reason, Some(Reason::Breach { objective, .. }) if objective == "latency"), "{:?}", view.reason);
     let visits = traffic.stop().await;
-    assert_eq!(dropped(&visits), 0, "dropped requests");
+    none_dropped(&visits);
     assert!(visits.iter().all(|visit| visit.status == Some(200)), "no request failed: it was slow");
     house.end().await;
 }
@@ -119,7 +115,7 @@ async fn a_shared_outage_is_nobodys_fault() {
     assert!(house.decided(Decision::Exonerate));
     assert!(!line(&view, &v2).quarantined);
     assert!(house.pages.codes().contains(&"BS020".to_owned()), "somebody was told: {:?}", house.pages.codes());
-    assert_eq!(dropped(&traffic.stop().await), 0, "dropped requests");
+    none_dropped(&traffic.stop().await);
     house.end().await;
 }
 
@@ -139,6 +135,6 @@ async fn a_newer_deployment_takes_over_and_starts_at_nothing() {
     let view = house.until("v3 is stable", Duration::from_mins(1), good).await;
     assert_eq!(line(&view, &v2).standing, Standing::Unproven, "v2 was neither proven nor blamed");
     assert!(house.pids(&v2).await.is_empty(), "v2 does not run any more");
-    assert_eq!(dropped(&traffic.stop().await), 0, "dropped requests");
+    none_dropped(&traffic.stop().await);
     house.end().await;
 }

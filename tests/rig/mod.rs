@@ -15,6 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use backstop::cli::demo::load::Visit;
 use backstop::core::actor::{Actor, ActorKind, Assurance, Request};
 use backstop::core::input::{Commanded, Deployed, Input, Parts, Verb};
 use backstop::core::ledger::Standing;
@@ -440,4 +441,12 @@ pub fn agent(rationale: &str) -> Request {
 pub fn person(reason: &str) -> Request {
     let actor = Actor { kind: ActorKind::Human, principal: "uid:1000".into(), assurance: Assurance::Authenticated, ..Actor::default() };
     Request { id: format!("test-{reason}"), actor, rationale: Some(reason.to_owned()), ..Request::default() }
+}
+
+/// Every request was answered; otherwise says when those that were not were sent, beside the first of all, and what became of them.
+pub fn none_dropped(visits: &[Visit]) {
+    let first = visits.first().map(|visit| visit.sent);
+    let told = |visit: &Visit| first.map(|first| format!("after {:?}: {:?} ({:?})", visit.sent - first, visit.fault, visit.took));
+    let dropped: Vec<_> = visits.iter().filter(|visit| visit.status.is_none()).filter_map(told).collect();
+    assert!(dropped.is_empty(), "{} of {} requests were dropped:\n{}", dropped.len(), visits.len(), dropped.join("\n"));
 }

@@ -30,6 +30,8 @@ pub struct Visit {
     pub status: Option<u16>,
     /// The release that answered.
     pub release: Option<ReleaseId>,
+    /// Why there was no answer.
+    pub fault: Option<String>,
 }
 
 /// Running traffic.
@@ -80,14 +82,22 @@ async fn send(address: SocketAddr, per_second: u32, book: Arc<Mutex<Vec<Visit>>>
 async fn visit(client: Client<HttpConnector, Empty<Bytes>>, uri: hyper::Uri, book: Arc<Mutex<Vec<Visit>>>) {
     let sent = clock::instant();
     let answered = tokio::time::timeout(PATIENCE, async {
-        let response = client.get(uri).await.ok()?;
+        let response = client.get(uri).await.map_err(|error| chain(&error))?;
         let status = response.status().as_u16();
         let release = response.headers().get(RELEASE_HEADER).and_then(|value| value.to_str().ok()).map(|id| ReleaseId(id.into()));
-        response.into_body().collect().await.ok()?;
-        Some((status, release))
+        response.into_body().collect().await.map_err(|error| chain(&error))?;
+        Ok::<_, String>((status, release))
     });
-    let answer = answered.await.ok().flatten();
-    let (status, release) = answer.map_or((None, None), |(status, release)| (Some(status), release));
-    let visit = Visit { sent, took: sent.elapsed(), status, release };
+    let answer = answered.await.unwrap_or_else(|_| Err(format!("nothing within {PATIENCE:?}")));
+    let (status, release, fault) = match answer {
+        Ok((status, release)) => (Some(status), release, None),
+        Err(fault) => (None, None, Some(fault)),
+    };
+    let visit = Visit { sent, took: sent.elapsed(), status, release, fault };
     book.lock().unwrap_or_else(PoisonError::into_inner).push(visit);
+}
+
+/// An error with what it came of.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
