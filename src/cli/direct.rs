@@ -15,6 +15,7 @@ use crate::config::{Paths, docker_config};
 use crate::core::actor::{Actor, ActorKind, Assurance, Request};
 use crate::core::attest;
 use crate::core::input::Parts;
+use crate::core::machine::Answer;
 use crate::core::preview::View;
 use crate::core::reason::Reason;
 use crate::core::record::Record;
@@ -147,22 +148,11 @@ pub(super) fn owner(dir: &Path) -> Result<u32, Error> {
 
 /// Gives a command to the machine in this process.
 pub(super) async fn command(context: &Context, key: &str, command: &Command, cause: &str) -> Result<Reply, Error> {
-    act(context, key, command, PATIENCE, &mut |_| {}, cause).await.map(|(reply, _)| reply)
+    follow(context, key, command, PATIENCE, &mut |_| {}, cause).await.map(|(reply, _)| reply)
 }
 
-/// Reverts with the machine in this process, telling each change of the view; it is followed for as long as `patience` says.
-pub(super) async fn revert(
-    context: &Context,
-    key: &str,
-    command: &Command,
-    patience: Duration,
-    told: &mut dyn FnMut(&View),
-    cause: &str,
-) -> Result<(Reply, View), Error> {
-    act(context, key, command, patience, told, cause).await
-}
-
-async fn act(
+/// The same, telling each change of the view; it is followed for as long as `patience` says.
+pub(super) async fn follow(
     context: &Context,
     key: &str,
     command: &Command,
@@ -183,10 +173,15 @@ async fn act(
         (done.map_err(|error| without_controller(&error, cause))?, request)
     };
     let (answer, view) = done.ok_or_else(|| Error::usage(format!("there is no rollout `{key}`")))?;
-    if !answer.accepted {
-        return Err(Error::new(Exit::Refused, answer.reason.to_string()).with_code(Some(answer.reason.code().to_owned())));
+    Ok((Reply::of(accepted(answer)?, &request), view))
+}
+
+/// The answer, unless it is a refusal.
+fn accepted(answer: Answer) -> Result<Answer, Error> {
+    if answer.accepted {
+        return Ok(answer);
     }
-    Ok((Reply::of(answer, &request), view))
+    Err(Error::new(Exit::Refused, answer.reason.to_string()).with_code(Some(answer.reason.code().to_owned())))
 }
 
 /// Freezes a wider scope in the store; every controller on it reads that when it starts.
@@ -202,10 +197,7 @@ pub(super) async fn freeze(context: &Context, freeze: &Freeze, cause: &str) -> R
     let store = Store::open(&dir, &context.paths.data_dir().join("spool")).map_err(unavailable)?;
     let clock = Clock::start(&store).await.map_err(unavailable)?;
     let id = request.id.clone();
-    let answer = scopes::freeze(&store, clock, scope_name(&freeze.scope), true, request).await.map_err(unavailable)?;
-    if !answer.accepted {
-        return Err(Error::new(Exit::Refused, answer.reason.to_string()).with_code(Some(answer.reason.code().to_owned())));
-    }
+    accepted(scopes::freeze(&store, clock, scope_name(&freeze.scope), true, request).await.map_err(unavailable)?)?;
     if let Err(error) = store.drain().await {
         tracing::warn!(%error, "the record waits in the outbox");
     }

@@ -109,7 +109,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Error> {
                 progress.news(view, &id).iter().for_each(|line| drop(context.say(line)));
             };
             let patience = Duration::from(args.timeout);
-            let (reply, view) = direct::revert(context, &at.view.key, &command, patience, &mut told, &cause).await?;
+            let (reply, view) = direct::follow(context, &at.view.key, &command, patience, &mut told, &cause).await?;
             // In a cluster recovery is the controller's to see.
             if view.phase == PhaseKind::Reverting || (view.phase == PhaseKind::Recovering && context.cluster.is_none()) {
                 return Err(not_over(&at.view.key, &view.revert.map(|revert| revert.id).unwrap_or_default(), args.timeout));

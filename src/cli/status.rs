@@ -138,7 +138,7 @@ pub fn verdict_line(view: &View) -> String {
     }
     parts.extend(view.overlays.iter().cloned());
     // Why it reverts stays in sight beside what that waits for.
-    let cause = view.revert.as_ref().filter(|_| view.phase.reverts()).map(|revert| &revert.reason);
+    let cause = view.reverting().map(|revert| &revert.reason);
     let now = view.waiting.as_ref().or(view.reason.as_ref()).filter(|now| Some(*now) != cause);
     let reasons: Vec<String> =
         cause.into_iter().chain(now).map(|reason| format!("{} {}", reason.code(), clean(&reason.to_string()))).collect();

@@ -84,9 +84,9 @@ pub struct LedgerLine {
 }
 
 impl View {
-    /// The id of the revert that has begun and is not held yet.
-    pub fn reverting(&self) -> Option<&str> {
-        self.revert.as_ref().filter(|_| self.phase.reverts()).map(|revert| revert.id.as_str())
+    /// The revert that has begun and is not held yet.
+    pub fn reverting(&self) -> Option<&Revert> {
+        self.revert.as_ref().filter(|_| self.phase.reverts())
     }
 
     /// The view of a running machine.

@@ -46,6 +46,7 @@ use tokio::net::{TcpListener, UnixListener};
 pub use layout::ArtifactStore;
 pub use metrics::{BOUNDS, CONTENT_TYPE};
 pub use proxy::RELEASE_HEADER;
+pub(crate) use upstream::chain;
 
 use crate::core::spec::Artifacts;
 use child::{Child, Ports};

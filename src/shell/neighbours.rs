@@ -29,6 +29,11 @@ struct Book {
 }
 
 impl Book {
+    fn ordered(&mut self, scope: &str, by: Request) {
+        let number = self.orders.values().map(|(number, _)| number + 1).max().unwrap_or_default();
+        self.orders.insert(scope.to_owned(), (number, by));
+    }
+
     fn forget(&mut self, key: &str) {
         let Some(source) = self.watched.remove(key) else { return };
         if let Some(count) = self.sharing.get_mut(&source) {
@@ -66,9 +71,8 @@ impl Neighbours {
         } else {
             book.frozen.remove(scope);
         }
-        let orders = book.orders.values().map(|(number, _)| number + 1).max().unwrap_or_default();
         if let Some(by) = by {
-            book.orders.insert(scope.to_owned(), (orders, by));
+            book.ordered(scope, by);
         }
     }
 
@@ -76,9 +80,9 @@ impl Neighbours {
     pub fn replace_freezes(&self, frozen: BTreeMap<String, Option<Request>>) {
         let mut book = self.book();
         for (scope, by) in &frozen {
-            let Some(by) = by.as_ref().filter(|by| book.orders.get(scope).is_none_or(|(_, known)| known.id != by.id)) else { continue };
-            let orders = book.orders.values().map(|(number, _)| number + 1).max().unwrap_or_default();
-            book.orders.insert(scope.clone(), (orders, by.clone()));
+            if let Some(by) = by.as_ref().filter(|by| book.orders.get(scope).is_none_or(|(_, known)| known.id != by.id)) {
+                book.ordered(scope, by.clone());
+            }
         }
         book.frozen = frozen.into_keys().collect();
     }

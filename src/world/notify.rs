@@ -16,6 +16,7 @@ use crate::core::input::{Observation, Outcome};
 use crate::core::reason::Reason;
 use crate::core::time::Span;
 use crate::core::work::{EffectId, Notice};
+use crate::host::chain;
 
 /// How long the receiver may take, connection included.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -191,12 +192,7 @@ fn retry_after(response: &reqwest::Response) -> Option<Span> {
 
 fn fault(error: &reqwest::Error) -> Outcome {
     // The chain holds what matters, such as "connection refused"; the URL, which may hold a secret, was taken out.
-    let mut what = format!("the webhook cannot be reached: {error}");
-    let mut cause = std::error::Error::source(error);
-    while let Some(next) = cause {
-        what = format!("{what}: {next}");
-        cause = next.source();
-    }
+    let what = format!("the webhook cannot be reached: {}", chain(error));
     if error.is_connect() { Outcome::Transient { what, retry_after: None } } else { Outcome::Unknown(what) }
 }
 

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::task::JoinSet;
 
 use crate::core::release::ReleaseId;
-use crate::host::RELEASE_HEADER;
+use crate::host::{RELEASE_HEADER, chain};
 use crate::world::clock;
 
 /// Longest time a request may take.
@@ -95,9 +95,4 @@ async fn visit(client: Client<HttpConnector, Empty<Bytes>>, uri: hyper::Uri, boo
     };
     let visit = Visit { sent, took: sent.elapsed(), status, release, fault };
     book.lock().unwrap_or_else(PoisonError::into_inner).push(visit);
-}
-
-/// An error with what it came of.
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -87,14 +87,13 @@ pub fn missing(k: f64, n: f64, p1: f64, beta: f64) -> u64 {
     if log_mean_exp(&now) >= wanted {
         return 0;
     }
-    // Each good request adds this much to each effect size.
-    let each: [f64; 4] = std::array::from_fn(|j| -libm::log1p((HEALTHY[j] - 1.0) * p1));
+    let each = evidences(0.0, 1.0, p1, &HEALTHY);
     // The curve is convex and rises: from the second step on, Newton's steps come from above and fall short of nothing.
     let mut more = 0.0;
     for _ in 0..NEWTON {
-        let logs: [f64; 4] = std::array::from_fn(|j| now[j] + more * each[j]);
+        let logs: [f64; HEALTHY.len()] = std::array::from_fn(|j| now[j] + more * each[j]);
         let value = log_mean_exp(&logs);
-        let slope = (0..4).map(|j| libm::exp(logs[j] - value) * each[j]).sum::<f64>() / 4.0;
+        let slope = logs.iter().zip(&each).map(|(log, each)| libm::exp(log - value) * each).sum::<f64>() / HEALTHY.len() as f64;
         let step = (wanted - value) / slope;
         more = (more + step).clamp(0.0, MOST as f64);
         if step.abs() < 0.25 {

@@ -78,10 +78,10 @@ async fn store(setup: &Setup) -> Result<Store, StartError> {
     Ok(Store::guest(setup.cluster.client(Lane::Revert).clone(), &setup.namespace, local).await?)
 }
 
-fn guard_of(loaded: &Arc<Loaded>, store: &Store, key: &str) -> Option<(Guard, Policies)> {
+fn guard_of(loaded: &Arc<Loaded>, uid: String, key: &str) -> Option<(Guard, Policies)> {
     let (metadata, spec) = loaded.rollouts.get(key)?;
     let policies = Policies::new(Arc::clone(loaded), metadata.clone(), spec);
-    Some((guard(loaded, store.uid(key), key, &policies, spec), policies))
+    Some((guard(loaded, uid, key, &policies, spec), policies))
 }
 
 /// Every rollout, or the one called `only`, as the API server has it; one that is named is looked at, too.
@@ -94,7 +94,7 @@ pub async fn standings(setup: &Setup, only: Option<&str>) -> Result<Vec<(View, R
     let mut standings = Vec::new();
     #[allow(clippy::unwrap_or_default, reason = "a new state has a version, a default one has none")]
     for (key, object) in objects.into_iter().filter(|(key, _)| only.is_none_or(|only| only == key)) {
-        let Some((guard, _)) = guard_of(&loaded, &store, &key) else { continue };
+        let Some((guard, _)) = guard_of(&loaded, store.uid(&key), &key) else { continue };
         let (mut state, mut observed) = (Store::state_of(&object).unwrap_or_else(State::new), Observed::default());
         if only.is_some() {
             store.offer(&key, object);
@@ -144,7 +144,7 @@ pub async fn dry_run(
 ) -> Result<Option<String>, StartError> {
     let Known { loaded, mut objects } = read(setup).await?;
     let (loaded, store) = (Arc::new(loaded), store(setup).await?);
-    let Some((object, (guard, policies))) = objects.remove(key).zip(guard_of(&loaded, &store, key)) else { return Ok(None) };
+    let Some((object, (guard, policies))) = objects.remove(key).zip(guard_of(&loaded, store.uid(key), key)) else { return Ok(None) };
     let client = setup.cluster.client(Lane::Revert);
     let kind = resource(Kind::GuardedRollout.name());
     let (namespace, name) = key.split_once('/').unwrap_or(("default", key));
@@ -220,10 +220,8 @@ pub async fn command(
     }
     world.replace_flag_targets(loaded.flags.clone());
     let uid = world.store().uid(key);
-    let shared = Arc::new(Shared::new(world, Arc::clone(&loaded)));
-    let Some((metadata, spec)) = loaded.rollouts.get(key) else { return Ok(None) };
-    let policies = Policies::new(Arc::clone(&loaded), metadata.clone(), spec);
-    let guard = guard(&loaded, uid, key, &policies, spec);
+    let Some((guard, policies)) = guard_of(&loaded, uid, key) else { return Ok(None) };
+    let shared = Arc::new(Shared::new(world, loaded));
     let rollout = Rollout::restore(Arc::clone(&shared), guard, policies).await?;
     let (stop, stopped) = watch::channel(false);
     let (ordinary_in, ordinary) = mpsc::channel(16);

@@ -72,7 +72,7 @@ impl Observer {
         let Some((metadata, spec)) = loaded.rollouts.get(&self.key) else { return };
         let how = if matches!(spec.strategy, Strategy::Observe(_)) { "observed" } else { "driven" };
         let view = self.shared.handle.view(&self.key);
-        let reverting = view.and_then(|view| view.0.reverting().map(str::to_owned));
+        let reverting = view.and_then(|view| view.0.reverting().map(|revert| revert.id.clone()));
         let marks = Marks { guarded: Some(how), reverting };
         let Some((kind, workload)) = spec.workload.object().filter(|_| marked.as_ref() != Some(&marks)) else { return };
         match mark::mark(self.cluster.client(Lane::Forward), metadata.namespace(), kind, workload, &marks).await {
@@ -90,7 +90,7 @@ impl Observer {
     /// Returns when a revert has begun or ended since the workload was marked.
     async fn outdated(&self, marked: Option<&Marks>) {
         let (Some(marked), Some(mut line)) = (marked, self.shared.handle.line(&self.key)) else { return std::future::pending().await };
-        if line.view.wait_for(|view| view.0.reverting() != marked.reverting.as_deref()).await.is_err() {
+        if line.view.wait_for(|view| view.0.reverting().map(|revert| &revert.id) != marked.reverting.as_ref()).await.is_err() {
             // The rollout's task has ended, and this one ends with it.
             std::future::pending::<()>().await;
         }
