@@ -21,5 +21,7 @@ mod faults;
 mod house;
 #[path = "kubernetes_run/images.rs"]
 mod images;
+#[path = "kubernetes_run/replica.rs"]
+mod replica;
 #[path = "kubernetes_run/store.rs"]
 mod store;

@@ -26,18 +26,22 @@ fn prometheus(program: &Path, port: u16, data: &Path, target: std::net::SocketAd
     })
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_number_that_is_asked_for_holds_a_rollout_back_and_lets_it_go_on() {
-    let program = bed::require!("prometheus");
-    let port = bed::free_port();
+/// A canary that the Prometheus on `port` sees.
+fn judged_by(port: u16) -> Shape {
     let mut shape = Shape::canary();
     shape.source = "edge".into();
-    shape.strategy = "canary: {candidate: {warmUp: 1s}, steps: [{weight: 50%, bake: 3s, deadline: 2m}]}".into();
     shape.documents = format!(
         "---\napiVersion: backstop.dev/v1alpha1\nkind: GuardSource\nmetadata: {{name: edge}}\n\
          spec: {{prometheus: {{url: \"http://127.0.0.1:{port}\", scrapeInterval: 1s}}}}\n"
     );
-    let mut house = House::without_controller(shape).await;
+    shape
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_is_asked_for_holds_a_rollout_back_and_lets_it_go_on() {
+    let program = bed::require!("prometheus");
+    let port = bed::free_port();
+    let mut house = House::without_controller(judged_by(port)).await;
     let (data, target) = (house.dir().join("tsdb"), house.host_metrics());
     let _server = tokio::task::block_in_place(|| prometheus(&program, port, &data, target));
     house.start_controller().await;
@@ -63,14 +67,9 @@ async fn a_number_that_is_asked_for_holds_a_rollout_back_and_lets_it_go_on() {
 async fn prometheus_finds_the_breach_and_its_own_death_moves_nothing() {
     let program = bed::require!("prometheus");
     let port = bed::free_port();
-    let mut shape = Shape::canary();
-    shape.source = "edge".into();
+    let mut shape = judged_by(port);
     shape.strategy = "canary: {candidate: {warmUp: 1s}, steps: [{weight: 50%, bake: 5s, deadline: 2m}]}".into();
     shape.more = "  noData: {page: 4s}\n".into();
-    shape.documents = format!(
-        "---\napiVersion: backstop.dev/v1alpha1\nkind: GuardSource\nmetadata: {{name: edge}}\n\
-         spec: {{prometheus: {{url: \"http://127.0.0.1:{port}\", scrapeInterval: 1s}}}}\n"
-    );
     let mut house = House::without_controller(shape).await;
     let (data, target) = (house.dir().join("tsdb"), house.host_metrics());
     let start = || tokio::task::block_in_place(|| prometheus(&program, port, &data, target));

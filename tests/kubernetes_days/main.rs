@@ -14,6 +14,8 @@ mod images;
 #[path = "../attestation/bed.rs"]
 #[allow(dead_code, reason = "a part of it is needed here")]
 mod registry;
+#[path = "../kubernetes_run/replica.rs"]
+mod replica;
 
 mod people;
 mod rig;

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::faults::{Bad, Fault};
 use crate::rig::{Day, needs_cluster};
 
 #[test]
@@ -10,9 +9,7 @@ fn only_a_person_with_the_right_supersedes_a_revert() {
     needs_cluster!("only_a_person_with_the_right_supersedes_a_revert");
     let day = Day::open("superseded");
     let (controller, agent) = (day.on_trial(), day.agent());
-    day.fails(vec![Fault::always("PATCH", "deployments/checkout", Bad::Answer(503))]);
-    controller.revert(&day);
-    day.until("reverting", || day.phase() == "Reverting");
+    day.held_up(|| day.revert(&controller));
     // The fence is up, or the template goes back over what the agent wrote.
     let _ = day.set_image(&agent, &day.house.v3);
     day.mended();
@@ -40,7 +37,7 @@ fn an_agent_that_edits_an_annotation_in_a_loop_delays_no_revert() {
             edits
         });
         day.until("edited", || day.deployment()["metadata"]["annotations"]["note"].is_string());
-        controller.revert(&day);
+        day.revert(&controller);
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| day.until_reverted()));
         over.store(true, Ordering::Relaxed);
         let edits = edits.join().unwrap();
@@ -53,7 +50,7 @@ fn what_is_quarantined_is_applied_again_and_again_and_by_an_undo() {
     needs_cluster!("what_is_quarantined_is_applied_again_and_again_and_by_an_undo");
     let day = Day::open("gitops");
     let (controller, agent) = (day.on_trial(), day.agent());
-    controller.revert(&day);
+    day.revert(&controller);
     day.until_reverted();
     day.until("held", || day.deployment()["metadata"]["annotations"]["backstop.dev/quarantined"] == day.house.v2.as_str());
     for _ in 0..5 {

@@ -3,8 +3,6 @@
 //! All days of the process share one cluster and its account. Each controller guards its own namespace alone, with the
 //! rights that `backstop install --namespaces` gives it there, so that they can be taken away.
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -14,8 +12,9 @@ use serde_json::{Value, json};
 
 use crate::bed;
 use crate::cluster::{self, Cluster, User};
-use crate::faults::{Fault, Proxy};
-use crate::images::{self, Build};
+use crate::faults::{Bad, Fault, Proxy};
+use crate::images::Build;
+use crate::replica::{self, Replica};
 
 /// How long a step may take on a busy machine.
 const SOON: Duration = Duration::from_mins(1);
@@ -41,28 +40,10 @@ pub(crate) struct Day {
     client: kube::Client,
 }
 
-/// A running controller.
-pub(crate) struct Controller {
-    child: Child,
-    data_dir: PathBuf,
-}
-
-impl Drop for Controller {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The first part of what is needed that is missing here.
-pub(crate) fn missing() -> Option<&'static str> {
-    cluster::missing().or_else(images::missing)
-}
-
 /// Ends a test that lacks something.
 macro_rules! needs_cluster {
     ($name:expr) => {
-        if let Some(missing) = $crate::rig::missing() {
+        if let Some(missing) = $crate::replica::missing() {
             return $crate::bed::skip($name, missing);
         }
     };
@@ -82,21 +63,13 @@ fn shared() -> Arc<House> {
     let build = Build::new();
     let [v1, v2, v3] = ["v1", "v2", "v3"].map(|text| build.image(text));
     cluster.apply(&build.policy());
-    cluster.apply(&source("nowhere", "http://127.0.0.1:9").to_string());
+    cluster.apply(&replica::nowhere().to_string());
     cluster.apply(&rights("default"));
     cluster.apply(&crd::admission(SYSTEM));
     let backstop = cluster.token(SYSTEM, "backstop");
     let house = Arc::new(House { cluster, v1, v2, v3, backstop, _build: build });
     *shared = Arc::downgrade(&house);
     house
-}
-
-/// A source of metrics at `url`.
-pub(crate) fn source(name: &str, url: &str) -> Value {
-    json!({
-        "apiVersion": "backstop.dev/v1alpha1", "kind": "GuardSource", "metadata": {"name": name},
-        "spec": {"prometheus": {"url": url, "scrapeInterval": "1s"}},
-    })
 }
 
 /// Backstop's account, with its rights in `namespace`.
@@ -123,11 +96,7 @@ impl Day {
         let namespaced = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
         house.cluster.apply(&namespaced.to_string());
         house.cluster.apply(&rights(namespace));
-        let principals = format!(
-            "principals:\n  - {{kubernetes: admin, name: admin, kind: human}}\n  \
-             - {{kubernetes: 'system:serviceaccount:{namespace}:*', name: agents, kind: agent}}\n"
-        );
-        std::fs::write(folder.path().join("principals.yaml"), principals).unwrap();
+        replica::write_principals(folder.path(), namespace);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let known = kube::config::Kubeconfig::read_from(house.cluster.admin().kubeconfig()).unwrap();
         let client = runtime.block_on(async {
@@ -135,7 +104,7 @@ impl Day {
             kube::Client::try_from(config).unwrap()
         });
         let day = Self { house, namespace, proxy, folder, runtime, client };
-        day.house.cluster.apply(&format!("{}\n---\n{}", day.workload(), day.guard()));
+        day.house.cluster.apply(&format!("{}\n---\n{}", day.workload(), replica::guard(namespace, "checkout")));
         day
     }
 
@@ -144,42 +113,23 @@ impl Day {
         cluster::deployment("checkout", 2, &self.house.v1, None).replace("namespace: default", &format!("namespace: {}", self.namespace))
     }
 
-    pub(crate) fn guard(&self) -> Value {
-        json!({
-            "apiVersion": "backstop.dev/v1alpha1", "kind": "GuardedRollout", "metadata": {"name": "checkout", "namespace": self.namespace},
-            "spec": {
-                "workload": {"deployment": {"name": "checkout"}}, "arms": {"by": "pod"}, "source": "nowhere",
-                "objectives": [{"name": "availability", "good": "99%", "ratio": {"bad": "errors_total", "total": "requests_total"}}],
-                "strategy": {"observe": {}}, "watch": {"for": "10m", "holdback": "0%"}, "attestation": {"policy": "release"},
-            },
-        })
-    }
-
     /// Starts the controller, or starts it again with the folder that it had.
-    pub(crate) fn controller(&self) -> Controller {
-        let data_dir = self.folder.path().join("data");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
-        command.args(["run", "--kubernetes", "--log-format=json", "--identity=a", "--namespaces", self.namespace]);
-        command.arg("--kubeconfig").arg(self.proxy.kubeconfig());
-        command.arg("--principals").arg(self.folder.path().join("principals.yaml"));
-        command.arg("--data-dir").arg(&data_dir).env("HOME", self.folder.path());
-        let log = std::fs::File::options().append(true).create(true).open(self.folder.path().join("log")).unwrap();
-        command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null());
-        Controller { child: command.spawn().unwrap(), data_dir }
+    pub(crate) fn controller(&self) -> Replica {
+        Replica::start(self.folder.path(), "data", "a", self.proxy.kubeconfig(), &["--namespaces", self.namespace])
     }
 
     /// A controller whose `v1` is known good.
-    pub(crate) fn settled(&self) -> Controller {
+    pub(crate) fn settled(&self) -> Replica {
         let controller = self.controller();
         let (v1, key) = (&self.house.v1, self.key());
         self.until("found", || self.status()["stable"]["image"] == v1.as_str());
-        self.until("adopted", || controller.says(&["adopt", &key]));
+        self.until("adopted", || controller.tell(&["adopt", &key]).status.success());
         self.until("known good", || self.status()["verdict"] == "Pass");
         controller
     }
 
     /// The same with `v2` on trial, ordered by a person.
-    pub(crate) fn on_trial(&self) -> Controller {
+    pub(crate) fn on_trial(&self) -> Replica {
         let controller = self.settled();
         self.set_image(&self.house.cluster.admin(), &self.house.v2).unwrap();
         self.until("on trial", || self.phase() == "Watching");
@@ -255,16 +205,25 @@ impl Day {
     /// Waits until it is so.
     pub(crate) fn until(&self, what: &str, mut so: impl FnMut() -> bool) {
         if bed::eventually(SOON, || so().then_some(())).is_none() {
-            let mut status = self.status();
-            for field in ["state", "records", "ledger"] {
-                status[field] = Value::Null;
-            }
-            let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            let (status, log) = (replica::short(&self.status()), replica::log(self.folder.path(), "data"));
             panic!("not {what}: {status}\n{}\n{log}", self.deployment());
         }
     }
 
-    /// Waits until the template is `v1`'s, and what was taken out is quarantined.
+    /// A person orders the revert and does not wait for it.
+    pub(crate) fn revert(&self, controller: &Replica) {
+        let output = controller.tell(&["revert", &self.key(), "--yes", "--no-wait"]);
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// Has a revert begin whose writes of the Deployment fail until that is [mended](Self::mended).
+    pub(crate) fn held_up(&self, begin: impl FnOnce()) {
+        self.fails(vec![Fault::always("PATCH", "deployments/checkout", Bad::Answer(503))]);
+        begin();
+        self.until("reverting", || self.phase() == "Reverting");
+    }
+
+    /// Waits until the template is `v1`'s and its pods run, and the revert has nothing left but to be seen to have helped.
     pub(crate) fn until_reverted(&self) {
         self.until("restored", || self.image() == self.house.v1);
         self.until("recovering", || ["Recovering", "Reverted"].contains(&self.phase().as_str()));
@@ -272,30 +231,5 @@ impl Day {
             let deployment = self.deployment();
             deployment["status"]["updatedReplicas"] == 2 && deployment["status"]["readyReplicas"] == 2
         });
-    }
-}
-
-impl Controller {
-    /// The command line, beside this controller.
-    pub(crate) fn told(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
-        command.args(arguments).arg("--data-dir").arg(&self.data_dir).output().unwrap()
-    }
-
-    /// Whether it ends well.
-    pub(crate) fn says(&self, arguments: &[&str]) -> bool {
-        self.told(arguments).status.success()
-    }
-
-    /// A person orders the revert and does not wait for it.
-    pub(crate) fn revert(&self, day: &Day) {
-        let output = self.told(&["revert", &day.key(), "--yes", "--no-wait"]);
-        assert!(output.status.success(), "{output:?}");
-    }
-
-    /// Ends it as a power cut would.
-    pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
     }
 }

@@ -16,7 +16,7 @@ fn the_api_server_is_slow_refuses_and_loses_its_answers_in_the_middle_of_a_rever
         Fault::once("PATCH", "deployments/checkout", &[Bad::Answer(409), Bad::Answer(429), slow, Bad::Answer(500), Bad::Lost, Bad::Lost]),
         Fault::once("GET", "deployments/checkout", &[Bad::Answer(503), Bad::Cut, slow, slow]),
     ]);
-    controller.revert(&day);
+    day.revert(&controller);
     day.until_reverted();
     let generation = day.deployment()["metadata"]["generation"].clone();
     assert!(day.proxy.served().contains(&Bad::Lost), "{:?}", day.proxy.served());
@@ -45,9 +45,8 @@ fn rights_are_taken_away_in_the_middle_of_a_revert_and_given_back() {
     needs_cluster!("rights_are_taken_away_in_the_middle_of_a_revert_and_given_back");
     let day = Day::open("rights");
     let controller = day.on_trial();
-    day.fails(vec![Fault::always("PATCH", "deployments/checkout", Bad::Answer(503))]);
-    controller.revert(&day);
-    day.until("reverting", || day.phase() == "Reverting" && day.proxy.served().len() > 1);
+    day.held_up(|| day.revert(&controller));
+    day.until("tried again", || day.proxy.served().len() > 1);
     day.kubectl(&["delete", "rolebindings", "--all"]);
     day.mended();
     day.until("without rights", || {

@@ -2,7 +2,6 @@
 
 use serde_json::json;
 
-use crate::faults::{Bad, Fault};
 use crate::rig::{Day, needs_cluster};
 
 #[test]
@@ -10,9 +9,7 @@ fn the_controller_dies_with_an_automatic_breach_pending() {
     needs_cluster!("the_controller_dies_with_an_automatic_breach_pending");
     let day = Day::open("killed");
     let controller = day.settled();
-    day.fails(vec![Fault::always("PATCH", "deployments/checkout", Bad::Answer(503))]);
-    day.deploy_crashing(&day.house.v2);
-    day.until("reverting", || day.phase() == "Reverting");
+    day.held_up(|| day.deploy_crashing(&day.house.v2));
     controller.kill();
     day.mended();
     let begin = backstop::world::clock::instant();
@@ -34,7 +31,7 @@ fn the_document_is_invalid_and_the_history_gone_when_it_breaks() {
     });
     day.kubectl(&["patch", "gro", "checkout", "--type=merge", "--patch", r#"{"spec":{"source":"nobody"}}"#]);
     day.until("told", || day.status()["conditions"].to_string().contains("nobody"));
-    controller.revert(&day);
+    day.revert(&controller);
     day.until_reverted();
 }
 
@@ -43,9 +40,7 @@ fn a_workload_that_is_deleted_in_a_revert_and_created_again_is_put_right() {
     needs_cluster!("a_workload_that_is_deleted_in_a_revert_and_created_again_is_put_right");
     let day = Day::open("again");
     let controller = day.on_trial();
-    day.fails(vec![Fault::always("PATCH", "deployments/checkout", Bad::Answer(503))]);
-    controller.revert(&day);
-    day.until("reverting", || day.phase() == "Reverting");
+    day.held_up(|| day.revert(&controller));
     day.kubectl(&["delete", "deployment", "checkout"]);
     day.mended();
     day.house.cluster.apply(&day.workload().replace(&day.house.v1, &day.house.v2));
@@ -60,16 +55,14 @@ fn a_namespace_that_is_being_deleted_in_a_revert_stops_no_other() {
     // It stays for as long as something in it wants to be finished.
     let kept = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kept", "namespace": day.namespace, "finalizers": ["test/kept"]}});
     day.house.cluster.apply(&kept.to_string());
-    day.fails(vec![Fault::always("PATCH", "deployments/checkout", Bad::Answer(503))]);
-    controller.revert(&day);
-    day.until("reverting", || day.phase() == "Reverting");
+    day.held_up(|| day.revert(&controller));
     day.house.cluster.kubectl(&["delete", "namespace", day.namespace, "--wait=false"]);
     day.mended();
     day.until("gone", || day.status().is_null());
-    assert!(controller.says(&["status"]), "the controller lives");
+    assert!(controller.tell(&["status"]).status.success(), "the controller lives");
     day.kubectl(&["patch", "configmap", "kept", "--type=merge", "--patch", r#"{"metadata":{"finalizers":null}}"#]);
     day.until("ended", || day.object(&format!("/api/v1/namespaces/{}", day.namespace)).is_null());
-    assert!(controller.says(&["status"]), "the controller lives");
+    assert!(controller.tell(&["status"]).status.success(), "the controller lives");
 }
 
 #[test]
@@ -79,9 +72,7 @@ fn an_autoscaler_scales_while_a_crashing_release_is_taken_back() {
     let _controller = day.settled();
     day.kubectl(&["patch", "deployment", "checkout", "--patch", r#"{"spec":{"replicas":10}}"#]);
     day.until("ten pods", || day.deployment()["status"]["readyReplicas"] == 10);
-    day.fails(vec![Fault::always("PATCH", "deployments/checkout", Bad::Answer(503))]);
-    day.deploy_crashing(&day.house.v2);
-    day.until("reverting", || day.phase() == "Reverting");
+    day.held_up(|| day.deploy_crashing(&day.house.v2));
     let scale = |replicas: &str| day.kubectl(&["scale", "deployment", "checkout", "--replicas", replicas]);
     scale("7");
     day.mended();

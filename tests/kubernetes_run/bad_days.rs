@@ -5,9 +5,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::bed;
-use crate::controller::{Shop, missing, ok, short};
+use crate::controller::{Shop, ok};
 use crate::faults::{Bad, Fault, Proxy};
 use crate::house::SYSTEM;
+use crate::replica::{Replica, missing, short};
 
 const SOON: Duration = Duration::from_mins(1);
 const KEY: &str = "store/checkout";
@@ -46,7 +47,7 @@ fn two_controllers_without_leases_decide_once() {
     let (a, b) = (shop.replica("a", &[]), shop.replica_named("b", "a", &[], None));
     let adopt = || drop(ok(&bed::eventually(SOON, || Some(a.tell(&["adopt", KEY])).filter(|output| output.status.success())).unwrap()));
     let (v1, _) = on_trial(&shop, adopt);
-    let standing = |replica: &crate::controller::Replica| {
+    let standing = |replica: &Replica| {
         let output = replica.tell(&["status", KEY, "--json"]);
         // A replica that has just started does not guard it yet.
         let at: Value = if output.status.success() { serde_json::from_slice(&output.stdout).unwrap() } else { Value::Null };

@@ -1,7 +1,7 @@
 //! The controller as a process, on a cluster with simulated pods.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use backstop::spec::crd;
@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use crate::bed;
 use crate::cluster::{self, Cluster, User};
 use crate::house::{self, SYSTEM};
-use crate::images::{self, Build};
+use crate::images::Build;
+use crate::replica::{self, Replica, missing, short};
 
 /// How long a step may take on a busy machine.
 const SOON: Duration = Duration::from_mins(1);
@@ -25,23 +26,6 @@ pub(crate) struct Shop {
     folder: tempfile::TempDir,
 }
 
-/// One replica.
-pub(crate) struct Replica {
-    child: Child,
-    data_dir: PathBuf,
-}
-
-impl Drop for Replica {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-pub(crate) fn missing() -> Option<&'static str> {
-    cluster::missing().or_else(images::missing)
-}
-
 impl Shop {
     /// With `image` running in two pods, all of it ready.
     pub(crate) fn open() -> Self {
@@ -49,32 +33,16 @@ impl Shop {
         let build = Build::new();
         let backstop = cluster.backstop();
         cluster.apply(&build.policy());
-        let source = json!({
-            "apiVersion": "backstop.dev/v1alpha1", "kind": "GuardSource", "metadata": {"name": "nowhere"},
-            "spec": {"prometheus": {"url": "http://127.0.0.1:9", "scrapeInterval": "1s"}},
-        });
-        cluster.apply(&source.to_string());
+        cluster.apply(&replica::nowhere().to_string());
         cluster.apply(&crd::admission(SYSTEM));
         let shop = Self { cluster, build, backstop, folder: tempfile::tempdir().unwrap() };
-        std::fs::write(
-            shop.folder.path().join("principals.yaml"),
-            "principals:\n  - {kubernetes: admin, name: admin, kind: human}\n  \
-             - {kubernetes: 'system:serviceaccount:store:*', name: agents, kind: agent}\n",
-        )
-        .unwrap();
+        replica::write_principals(shop.folder(), "store");
         shop
     }
 
     /// A guard of the Deployment `name` that observes it.
     pub(crate) fn guard(name: &str) -> Value {
-        json!({
-            "apiVersion": "backstop.dev/v1alpha1", "kind": "GuardedRollout", "metadata": {"name": name, "namespace": "store"},
-            "spec": {
-                "workload": {"deployment": {"name": name}}, "arms": {"by": "pod"}, "source": "nowhere",
-                "objectives": [{"name": "availability", "good": "99%", "ratio": {"bad": "errors_total", "total": "requests_total"}}],
-                "strategy": {"observe": {}}, "watch": {"for": "10m", "holdback": "0%"}, "attestation": {"policy": "release"},
-            },
-        })
+        replica::guard("store", name)
     }
 
     pub(crate) fn deploy(&self, name: &str, image: &str) {
@@ -89,15 +57,7 @@ impl Shop {
 
     /// The same with a folder `folder`, and another way to the API server.
     pub(crate) fn replica_named(&self, folder: &str, identity: &str, arguments: &[&str], kubeconfig: Option<&Path>) -> Replica {
-        let data_dir = self.folder.path().join(folder);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
-        command.args(["run", "--kubernetes", "--log-format=json", "--identity", identity]).args(arguments);
-        command.arg("--kubeconfig").arg(kubeconfig.unwrap_or_else(|| self.backstop.kubeconfig()));
-        command.arg("--principals").arg(self.folder.path().join("principals.yaml"));
-        command.arg("--data-dir").arg(&data_dir).env("HOME", self.folder.path());
-        let log = std::fs::File::options().append(true).create(true).open(self.folder.path().join(format!("{folder}.log"))).unwrap();
-        command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null());
-        Replica { child: command.spawn().unwrap(), data_dir }
+        Replica::start(self.folder(), folder, identity, kubeconfig.unwrap_or_else(|| self.backstop.kubeconfig()), arguments)
     }
 
     /// Runs the command line as on-call does: with the administrator's kubeconfig, and nothing of the controller's.
@@ -113,7 +73,7 @@ impl Shop {
     }
 
     pub(crate) fn log(&self, identity: &str) -> String {
-        std::fs::read_to_string(self.folder.path().join(format!("{identity}.log"))).unwrap_or_default()
+        replica::log(self.folder(), identity)
     }
 
     pub(crate) fn status(&self, name: &str) -> Value {
@@ -129,30 +89,6 @@ impl Shop {
     pub(crate) fn image_of(&self, name: &str) -> String {
         let found = self.cluster.get("deployment", &[name, "--namespace=store"]);
         found["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned()
-    }
-}
-
-/// A status without what is not for people.
-pub(crate) fn short(status: &Value) -> Value {
-    let mut status = status.clone();
-    for field in ["state", "records", "ledger"] {
-        status[field] = Value::Null;
-    }
-    status
-}
-
-impl Replica {
-    /// Runs the command line against this replica's socket.
-    pub(crate) fn tell(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
-        command.args(arguments).arg("--data-dir").arg(&self.data_dir);
-        command.output().unwrap()
-    }
-
-    /// Ends it as a power cut would.
-    pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
     }
 }
 
