@@ -138,7 +138,7 @@ impl Metrics {
             Event::Decision { decision, .. } => {
                 let (Some(reason), decision_is) = (&record.reason, decision_word(*decision)) else { return };
                 self.decisions.get_or_create(&DecisionIs { decision: decision_is, reason: reason.code() }).inc();
-                if matches!(decision, Decision::Recovered | Decision::Stuck)
+                if matches!(decision, Decision::Recovered | Decision::Held | Decision::Stuck)
                     && let Some(revert) = view.and_then(|view| view.revert.as_ref())
                 {
                     self.reverted(revert);
@@ -195,6 +195,7 @@ fn decision_word(decision: Decision) -> &'static str {
         Decision::Choose => "choose",
         Decision::KnownGood => "knownGood",
         Decision::Recovered => "recovered",
+        Decision::Held => "held",
         Decision::Stuck => "stuck",
         Decision::Obey => "obey",
         Decision::Checkpoint => "checkpoint",

@@ -113,6 +113,8 @@ decisions! {
     KnownGood => "call it known good";
     /// The objectives hold again after a revert.
     Recovered => "call it recovered";
+    /// A revert is held, though nothing could show whether it helped.
+    Held => "hold it, unjudged";
     /// A person is needed.
     Stuck => "ask for a person";
     /// A command was obeyed.

@@ -503,6 +503,20 @@ impl State {
         Self { version: STATE_VERSION, ..Self::default() }
     }
 
+    /// The release that traffic may be led back to whoever asks, and however late: stable, unless a revert is taking just that
+    /// out. Then it is what the revert chose to restore, if it has.
+    pub fn way_back(&self) -> Option<&ReleaseId> {
+        let stable = self.stable.as_ref();
+        let revert = self.phase.revert().filter(|revert| revert.parts != Parts::Flags);
+        match revert.and_then(|revert| revert.under.as_ref().map(|under| (&under.id, &revert.target))) {
+            Some((under, target)) if stable == Some(under) => match target {
+                Target::Chosen(target) => Some(target),
+                Target::Nothing | Target::Verifying(_) | Target::Waiting | Target::NoneLeft => None,
+            },
+            _ => stable,
+        }
+    }
+
     /// The release on trial, unless it was reverted.
     pub fn candidate(&self) -> Option<&Release> {
         match self.phase.kind() {

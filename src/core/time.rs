@@ -32,6 +32,12 @@ impl Mono {
         Self(self.0.saturating_add(u64::try_from(span.into().as_millis()).unwrap_or(u64::MAX)))
     }
 
+    /// The point `span` earlier, not before the beginning.
+    #[must_use]
+    pub fn before(self, span: impl Into<Duration>) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(span.into().as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// The time since `earlier`; zero if `earlier` lies ahead.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))

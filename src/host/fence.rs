@@ -11,8 +11,8 @@
 //!   revision is not below anything that was obeyed here knows at least as much as all writers before it, and its
 //!   stable is recorded; otherwise a later decision was obeyed already, and the effect is superseded. Hence a revert
 //!   by the writer that is up to date is never refused because this host was told of a promotion late, and a stale
-//!   one cannot pull traffic back to what used to be stable. `define` and forward effects name the stable of their
-//!   writer, too: it is recorded if no later decision was obeyed.
+//!   one cannot pull traffic back to what used to be stable. `define`, holds and forward effects name the stable of
+//!   their writer, too: it is recorded if no later decision was obeyed.
 //! * **The last weights** keep their effect's id. Forward weights (fenced on a generation) with an older id are
 //!   superseded: a delayed forward step that arrives after the revert of the same generation must not give the
 //!   candidate traffic again. Weights fenced on the stable have no such condition.
@@ -41,11 +41,7 @@ pub(crate) fn pass(fences: &mut Fences, ensure: &Ensure) -> Result<(), String> {
             {
                 return Err(format!("weights of effect {id} are superseded: those of effect {last} are in place"));
             }
-            if let Some(stable) = &ensure.stable
-                && id.revision >= fences.revision
-            {
-                fences.stable = Some(stable.clone());
-            }
+            learn(fences, ensure);
         }
         Fence::Stable(stable) => match &fences.stable {
             Some(recorded) if recorded != stable && id.revision < fences.revision => {
@@ -56,7 +52,8 @@ pub(crate) fn pass(fences: &mut Fences, ensure: &Ensure) -> Result<(), String> {
             }
             _ => fences.stable = Some(stable.clone()),
         },
-        Fence::None => {}
+        // Whatever raises the revision says what was stable then: orders of that stable that come later are not late.
+        Fence::None => learn(fences, ensure),
     }
     if let Action::EnsureHold { .. } = ensure.action {
         if let Some(last) = fences.held.filter(|last| id < *last) {
@@ -69,6 +66,15 @@ pub(crate) fn pass(fences: &mut Fences, ensure: &Ensure) -> Result<(), String> {
         fences.weighed = fences.weighed.max(Some(id));
     }
     Ok(())
+}
+
+/// Records which release the writer takes for stable, if no later decision was obeyed.
+fn learn(fences: &mut Fences, ensure: &Ensure) {
+    if let Some(stable) = &ensure.stable
+        && ensure.id.revision >= fences.revision
+    {
+        fences.stable = Some(stable.clone());
+    }
 }
 
 #[cfg(test)]
@@ -137,6 +143,16 @@ mod tests {
         assert_eq!(fences.stable, Some(name("a")));
         assert!(pass(&mut fences, &told(51)).is_ok());
         assert_eq!(fences.stable, Some(name("b")));
+    }
+
+    #[test]
+    fn a_hold_teaches_the_stable_it_was_written_under() {
+        let mut fences = Fences { generation: 7, revision: 20, stable: Some(name("a")), weighed: Some(id(20)), held: None };
+        let hold =
+            Ensure { id: id(32), fence: Fence::None, action: Action::EnsureHold { quarantined: Vec::new() }, stable: Some(name("b")) };
+        assert!(pass(&mut fences, &hold).is_ok());
+        assert!(pass(&mut fences, &weights(31, stable("b"))).is_ok(), "the hold knew of b, and so did these");
+        assert!(pass(&mut fences, &weights(31, stable("a"))).is_err());
     }
 
     #[test]

@@ -21,14 +21,14 @@ pub struct Ensure {
     pub fence: Fence,
     /// `ensureArm`, `ensureWeights`, `ensureRelease` or `ensureHold`; everything else is refused as invalid.
     pub action: Action,
-    /// The release that is stable in the writer's committed state: so the host learns of a new one with the first
-    /// forward step, long before a revert needs it. Absent: keep what is recorded.
+    /// What the writer's committed state leads traffic back to, mostly the stable release: so the host learns of a new one with
+    /// the first forward step, long before a revert needs it. Absent: keep what is recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stable: Option<ReleaseId>,
 }
 
 impl Ensure {
-    /// `effect` as asked by a writer in whose committed state `stable` is stable.
+    /// `effect` as asked by a writer whose committed state leads traffic back to `stable`.
     pub fn of(effect: &Effect, stable: Option<ReleaseId>) -> Self {
         Self { id: effect.id, fence: effect.fence.clone(), action: effect.action.clone(), stable }
     }

@@ -116,11 +116,16 @@ impl Rollout {
         // A rollout under way goes on under the policy of whoever asked for it.
         let policy = Arc::new(state.trial.as_ref().map_or_else(|| policies.of_guard(), |trial| policies.of(&trial.request.actor)));
         let clock = shared.world.clock().not_before(state.mono);
+        shared.neighbours.watch(&guard.key, &guard.spec.source);
+        if let Some(revert) = state.last_revert.as_ref().filter(|revert| revert.by.is_none()) {
+            // An earlier controller's breach counts as long as if this one had seen it.
+            let ago = clock.now().mono.since(revert.since.mono);
+            shared.neighbours.breached(&guard.key, shared.world.clock().now().mono.before(ago));
+        }
         let machine = Machine::restore(guard.clone(), Arc::clone(&policy), state);
         let (urgent_in, urgent) = mpsc::channel(URGENT_MAX);
         let (view, seen) = watch::channel(Arc::new(look_at(&machine)));
         shared.handle.connect(guard.key.clone(), Line { urgent: urgent_in, view: seen });
-        shared.neighbours.watch(&guard.key, &guard.spec.source);
         Ok(Self {
             shared,
             guard,
@@ -145,6 +150,8 @@ impl Rollout {
 
     /// Runs until `stop` says so; what is under way is left to the next controller.
     pub async fn run(mut self, mut ordinary: mpsc::Receiver<Input>, mut stop: watch::Receiver<bool>) {
+        // What was left open is gone on with in the knowledge of who breaches beside it.
+        self.surroundings();
         loop {
             self.work().await;
             if *stop.borrow() {
@@ -279,6 +286,7 @@ impl Rollout {
             policy: self.order.machine().limits(),
             generation: state.generation,
             stable: state.stable.clone(),
+            way_back: state.way_back().cloned(),
             revert: state.phase.revert().map(|revert| revert.id.clone()),
             reverting: state.phase.revert().filter(|_| state.phase.kind().reverts()).map(|revert| revert.id.clone()),
             ledger: if acts { state.ledger.records().to_vec() } else { Vec::new() },

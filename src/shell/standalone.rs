@@ -133,29 +133,30 @@ impl Controller {
         for scope in scopes::frozen(controller.shared.world.store().local()).await? {
             controller.shared.neighbours.freeze(&scope, true, None);
         }
+        // None goes on before it is known of all what they were in: a wave of breaches outlives a controller.
+        let mut restored = Vec::new();
         for (key, (metadata, spec)) in loaded.rollouts.iter().filter(|(key, _)| takes_part(key)) {
-            controller.begin(key, metadata, spec, stopped.clone()).await?;
+            restored.push((key, spec, controller.restore(key, metadata, spec).await?));
+        }
+        for (key, spec, rollout) in restored {
+            controller.begin(key, spec, rollout, stopped.clone());
         }
         controller.tasks.spawn(watch_surroundings(Arc::clone(&controller.shared), stopped));
         Ok(controller)
     }
 
-    async fn begin(
-        &mut self,
-        key: &str,
-        metadata: &Metadata,
-        spec: &GuardedRollout,
-        stopped: watch::Receiver<bool>,
-    ) -> Result<(), StartError> {
+    async fn restore(&self, key: &str, metadata: &Metadata, spec: &GuardedRollout) -> Result<Rollout, StartError> {
         let policies = Policies::new(Arc::clone(&self.loaded), metadata.clone(), spec);
         let guard = guard(&self.loaded, self.shared.world.store().uid(key), key, &policies, spec);
         process_of(key, spec)?;
-        let rollout = Rollout::restore(Arc::clone(&self.shared), guard, policies).await?;
+        Ok(Rollout::restore(Arc::clone(&self.shared), guard, policies).await?)
+    }
+
+    fn begin(&mut self, key: &str, spec: &GuardedRollout, rollout: Rollout, stopped: watch::Receiver<bool>) {
         let (ordinary_in, ordinary) = mpsc::channel(ORDINARY_MAX);
         self.tasks.spawn(observe(Arc::clone(&self.shared), key.to_owned(), spec.clone(), ordinary_in, stopped.clone()));
         self.tasks.spawn(super::queries::ask(Arc::clone(&self.shared), key.to_owned(), stopped.clone()));
         self.tasks.spawn(rollout.run(ordinary, stopped));
-        Ok(())
     }
 
     /// Reads the specifications again: changed documents hold, rollouts that are new are guarded from here on. One whose document
@@ -187,7 +188,8 @@ impl Controller {
         for (key, (metadata, spec)) in loaded.rollouts.iter().filter(|(key, _)| !known.rollouts.contains_key(*key)) {
             // It came back: its task never ended.
             if self.shared.handle.line(key).is_none() {
-                self.begin(key, metadata, spec, self.stop.subscribe()).await?;
+                let rollout = self.restore(key, metadata, spec).await?;
+                self.begin(key, spec, rollout, self.stop.subscribe());
                 tracing::info!(rollout = key, "guarded from now on");
             }
         }

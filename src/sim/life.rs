@@ -258,7 +258,7 @@ impl Life {
         }
         let state = self.state();
         let machine = Machine::restore(self.world.guard.clone(), self.world.policy.clone(), state.clone());
-        let order = match self.replicas[replica].order.take() {
+        let mut order = match self.replicas[replica].order.take() {
             // Alive: it lost the swap, and what it was told is told to the next.
             Some(mut order) => {
                 order.restart(machine);
@@ -273,7 +273,12 @@ impl Life {
         it.base = known.max(state.mono.0);
         it.started = self.world.now;
         (it.wake, it.seen) = (None, None);
-        (it.tried, it.scope) = (BTreeMap::new(), Scope::default());
+        it.tried = BTreeMap::new();
+        // It goes on in the knowledge of who breaches beside it.
+        it.scope = self.neighbours.scope(&self.world.guard.key, Mono(self.world.now));
+        if it.scope != Scope::default() {
+            order.push(Input::ScopeChanged(it.scope.clone()), None);
+        }
         it.order = Some(order);
         let epoch = it.epoch;
         self.note(&format!("r{replica} starts at revision {}", state.revision));
@@ -364,7 +369,7 @@ impl Life {
         self.note(&format!("r{replica} starts {} {}", effect.id, describe(&effect)));
         let found = self.oracle.starts(&effect, &self.world).and_then(|()| self.tries(replica, &effect));
         self.hold(found);
-        let stable = self.replicas[replica].order.as_ref().and_then(|order| order.machine().state().stable.clone());
+        let stable = self.replicas[replica].order.as_ref().and_then(|order| order.machine().state().way_back().cloned());
         let quiet = matches!(effect.action, Action::Record);
         let hit = |probability: f64, random: &mut Random| !quiet && random.chance(probability);
         if hit(self.faults.hangs, &mut self.random) {
@@ -532,7 +537,10 @@ impl Life {
             return;
         }
         let observed = self.world.observed();
-        if self.replicas[replica].seen.as_ref() != Some(&observed) && self.world.now >= self.world.host_back_at {
+        // An effect's own reading may be older than this one and have come in after it: then it is told again, as the shell does.
+        let believed = self.replicas[replica].order.as_ref().map(|order| order.machine().workload());
+        let news = self.replicas[replica].seen.as_ref() != Some(&observed) || believed != Some(&observed);
+        if news && self.world.now >= self.world.host_back_at {
             self.replicas[replica].seen = Some(observed.clone());
             self.give(replica, epoch, |order| order.push(Input::Observed(observed), None));
         }

@@ -82,8 +82,8 @@ pub struct Oracle {
     pub commits: u64,
     /// Effects performed so far, by name.
     pub performed: BTreeMap<&'static str, u64>,
-    /// What the last reading of each release's stored evidence proved.
-    proven: BTreeMap<ReleaseId, bool>,
+    /// Which wish to read each release's stored evidence for a revert was the last, and whether a reading for it proved anything.
+    proven: BTreeMap<ReleaseId, (EffectId, bool)>,
     /// Digests that policy denies, and since when.
     denied: BTreeMap<Digest, u64>,
     /// Since when so many neighbours breach that restores wait.
@@ -207,7 +207,7 @@ impl Oracle {
         };
         if let (Action::EnsureRelease { release }, Lane::Revert) = (&effect.action, effect.lane) {
             self.glass |= world_glass(world);
-            let unread = self.started.insert(effect.id) && self.proven.get(&release.id) != Some(&true);
+            let unread = self.started.insert(effect.id) && self.proven.get(&release.id).is_none_or(|(_, good)| !good);
             if unread && !self.glass {
                 return Err(Violation::of(Invariant::I1, format!("{release} goes back, and its evidence was not read")));
             }
@@ -233,7 +233,11 @@ impl Oracle {
         let Outcome::Done { changed, observed } = outcome else { return Ok(()) };
         if let (Action::Verify { release, evidence: EvidenceFrom::Store }, Observation::Facts(facts)) = (&effect.action, observed) {
             let good = facts.images.iter().all(|image| !image.statements.is_empty());
-            self.proven.insert(release.id.clone(), good);
+            // An answer may be long on its way, and a later reading show something else.
+            if effect.lane == Lane::Revert {
+                let known = self.proven.get(&release.id).is_some_and(|(id, good)| *id == effect.id && *good);
+                self.proven.insert(release.id.clone(), (effect.id, good || known));
+            }
         }
         self.repeated(effect, *changed, world.now)?;
         self.in_order(effect, before, world)?;
@@ -241,7 +245,8 @@ impl Oracle {
         if world.host.weights != before.host.weights {
             let since = state.and_then(|state| self.breached.get(&state.generation)).copied();
             // An order given before the breach may come in before the first one after it; never later.
-            let late = since.is_some_and(|since| effect.id.revision >= since || self.weighed.is_some_and(|newest| newest > effect.id));
+            let newer = self.weighed.is_some_and(|newest| newest.revision > effect.id.revision);
+            let late = since.is_some_and(|since| effect.id.revision >= since || newer);
             weighed(before, world, state, late)?;
         }
         if matches!(effect.action, Action::EnsureWeights { .. }) {
@@ -342,9 +347,11 @@ impl Oracle {
         for record in commit.records.iter().filter(|record| record.is_breach()) {
             *self.reverted.entry(record.artifact_digest.clone().unwrap_or_default()).or_default() += 1;
         }
-        let chosen = commit.records.iter().any(|record| matches!(record.event, Event::Decision { decision: Decision::Choose, .. }));
-        let Some(revert) = commit.state.phase.revert().filter(|_| chosen) else { return Ok(()) };
-        let long = |since: u64| since + 15_000 < now;
+        let chose = |record: &&Record| matches!(record.event, Event::Decision { decision: Decision::Choose, .. });
+        let Some(chosen) = commit.records.iter().rfind(chose) else { return Ok(()) };
+        let Some(revert) = commit.state.phase.revert() else { return Ok(()) };
+        // A commit may wait for its store; what it says was decided before.
+        let long = |since: u64| since + 15_000 < chosen.at.mono.0;
         if let Target::Chosen(target) = &revert.target
             && let Some(release) = commit.state.release(target)
             && !revert.break_glass

@@ -82,6 +82,10 @@ impl Step<'_> {
         self.records.iter().filter(|record| matches!(record.event, Event::Decision { decision, .. } if decision == wanted)).count()
     }
 
+    fn reverts_end(&self) -> bool {
+        [Decision::Recovered, Decision::Held, Decision::Stuck].into_iter().any(|end| self.decided(end) > 0)
+    }
+
     fn inputs(&self) -> impl Iterator<Item = &Input> {
         self.records.iter().filter_map(|record| match &record.event {
             Event::Input(input) => Some(&**input),
@@ -152,7 +156,7 @@ impl Step<'_> {
         if let Phase::Reverting(revert) = &self.before.phase
             && let Some(under) = revert.under.as_ref().filter(|_| revert.parts != Parts::Flags)
             && self.before.queued.is_none()
-            && self.decided(Decision::Recovered) + self.decided(Decision::Stuck) == 0
+            && !self.reverts_end()
             && matches!(self.after.phase.kind(), PhaseKind::Admitting | PhaseKind::Advancing)
             && self.after.weight(&under.id) > Percent::ZERO
             && !self.person_said(|verb| matches!(verb, Verb::Lift { .. }))
@@ -168,7 +172,7 @@ impl Step<'_> {
             return Ok(());
         }
         // It may have ended, and been followed by the next attempt, within one commit.
-        if self.decided(Decision::Recovered) + self.decided(Decision::Stuck) > 0 {
+        if self.reverts_end() {
             return Ok(());
         }
         broken(Invariant::I6, format!("a revert became {} and no person said so", self.after.phase.kind()))

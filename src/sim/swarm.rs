@@ -16,8 +16,9 @@ use crate::core::machine::Machine;
 use crate::core::reason::Reason;
 use crate::core::release::{Digest, Release, ReleaseId};
 use crate::core::spec::{Objective, OnDeadline, OnNewer, Percent, Strategy};
-use crate::core::state::{Guard, PhaseKind, State};
+use crate::core::state::{Guard, Key, PhaseKind, State, Task};
 use crate::core::time::Mono;
+use crate::core::work::Action;
 
 /// How long everything may take to come to rest in a world that works, in seconds.
 const REST_WITHIN: u64 = 2_400;
@@ -294,11 +295,12 @@ fn rest(life: &mut Life) {
         let waits = waits || shares_the_cause(life, machine);
         let watches = state.phase.kind() == PhaseKind::Watching || waits || waits_for_requests(life);
         let ended = state.phase.kind().is_resting() && (state.queued.is_none() || state.phase.kind() == PhaseKind::Stuck);
-        (ended || watches) && state.tasks.is_empty() && !hides(life, machine)
+        (ended || watches) && open_for_good(life, state) && !hides(life, machine)
     };
     let rested = life.until(REST_WITHIN, quiet);
     if life.violation.is_none() && !rested {
         let state = life.state();
+
         let open: Vec<_> = state.tasks.values().map(|task| format!("{} {:?}", task.effect.action.name(), task.trouble)).collect();
         let waiting = life.machine().and_then(|machine| machine.waiting()).map_or_else(|| "nothing".to_owned(), ToString::to_string);
         let what = format!("{} did not come to rest within {REST_WITHIN} s; waiting for {waiting}; open: {open:?}", state.phase.kind());
@@ -308,6 +310,17 @@ fn rest(life: &mut Life) {
     if life.violation.is_none() {
         life.violation = bad_in_front(life).and_then(|()| life.oracle.ended(&life.world)).err();
     }
+}
+
+/// Whether nothing is open but what waits for members that will never serve.
+fn open_for_good(life: &Life, state: &State) -> bool {
+    let never = |id: &ReleaseId| life.world.members.get(id).is_none_or(|members| members.failing.is_some());
+    let waits = |task: &Task| match &task.effect.action {
+        Action::EnsureWeights { weights } => weights.iter().any(|(id, share)| *share > Percent::ZERO && never(id)),
+        Action::EnsureArm { present, .. } => !present,
+        _ => false,
+    };
+    state.tasks.is_empty() || state.tasks.contains_key(&Key::Weights) && state.tasks.values().all(waits)
 }
 
 /// Nothing that was taken out gets requests, if anything known good could serve them.
@@ -340,11 +353,12 @@ fn hides(life: &Life, machine: &Machine) -> bool {
     judged && served && share(candidate) >= 0.05 && !stable && !harmed && !loosened(state)
 }
 
-/// Whether stable is bad without the candidate's help: people were paged, and it is theirs to mend.
+/// Whether stable is bad, or exhausts what all share, without the candidate's help: people were paged, and it is theirs to mend.
 fn shares_the_cause(life: &Life, machine: &Machine) -> bool {
     let state = machine.state();
     let stable = state.stable.as_ref().and_then(|id| state.release(id));
-    let bad = stable.is_some_and(|stable| life.world.truth.own_share(stable, life.world.now) > 0.005);
+    let truth = &life.world.truth;
+    let bad = stable.is_some_and(|stable| truth.own_share(stable, life.world.now) > 0.005 || truth.is_bad(stable));
     bad && matches!(machine.waiting(), Some(Reason::SharedCause { .. }))
 }
 
@@ -361,5 +375,6 @@ fn waits_for_requests(life: &Life) -> bool {
         Some(OnDeadline::Wait | OnDeadline::PromoteOnHealth) => true,
         None => trial.request.actor.is_human(),
     });
-    state.phase.kind() == PhaseKind::Advancing && (waits || state.stable.is_none()) && life.world.now > 1_500_000
+    let nowhere = state.stable.as_ref().is_none_or(|stable| state.ledger.is_quarantined(stable));
+    state.phase.kind() == PhaseKind::Advancing && (waits || nowhere) && life.world.now > 1_500_000
 }

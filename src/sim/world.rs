@@ -266,7 +266,7 @@ impl World {
 
     fn verify(&mut self, release: &Release, from: EvidenceFrom) -> Outcome {
         let digest = release.template.image().digest.clone();
-        let registry = self.registry;
+        let (registry, store) = (self.registry, self.now >= self.store_back_at);
         let evidence = self.evidence.entry(digest.clone()).or_default();
         let facts = match from {
             EvidenceFrom::Origin if !registry => {
@@ -280,6 +280,9 @@ impl World {
                     evidence.stored |= evidence.good;
                     house::facts(release, evidence.good)
                 }
+            }
+            EvidenceFrom::Store if !store => {
+                return Outcome::Transient { what: "the store does not answer".into(), retry_after: None };
             }
             EvidenceFrom::Store => house::facts(release, evidence.stored && !evidence.tampered),
         };

@@ -17,14 +17,14 @@ use super::prove::StoreAsked;
 use super::registry::Collector;
 use super::source::Source;
 use super::storage::Storage;
-use super::store::LoadError;
+use super::store::{LoadError, Unavailable};
 use super::verify::{Keys, verify};
 use crate::core::attest::{Facts, ImageFacts};
 use crate::core::input::{LookFault, Looked, Observation, Outcome};
 use crate::core::judge::signal::{MatchOp, Matcher};
 use crate::core::ledger::LedgerRecord;
 use crate::core::policy::Policy;
-use crate::core::release::{Image, Release, ReleaseId};
+use crate::core::release::{Digest, Image, Release, ReleaseId};
 use crate::core::spec::{ArmsBy, Artifacts, FlagTarget};
 use crate::core::state::Guard;
 use crate::core::work::{Action, Effect, EvidenceFrom, Lane, LookPlan};
@@ -63,6 +63,8 @@ pub struct Subjects {
     pub generation: u64,
     /// The stable release of the committed state.
     pub stable: Option<ReleaseId>,
+    /// What traffic may be led back to, as fences know it: [`State::way_back`](crate::core::state::State::way_back).
+    pub way_back: Option<ReleaseId>,
     /// The revert that the phase is about, if any.
     pub revert: Option<String>,
     /// The same until it is held.
@@ -242,7 +244,7 @@ impl World {
     async fn ensure(&self, subjects: &Subjects, effect: &Effect) -> Outcome {
         let (namespace, name) = subjects.guard.key.split_once('/').unwrap_or(("default", &subjects.guard.key));
         match &self.place {
-            Place::Host { client, .. } => client.ensure(namespace, name, &Ensure::of(effect, subjects.stable.clone())).await,
+            Place::Host { client, .. } => client.ensure(namespace, name, &Ensure::of(effect, subjects.way_back.clone())).await,
             Place::Cluster(cluster) => cluster.ensure(subjects, effect).await,
         }
     }
@@ -304,28 +306,37 @@ impl World {
             Err(error) => return Outcome::Invalid(error.to_string()),
         };
         let mut facts = Facts::default();
+        // A store that does not answer says nothing about a release: it is asked again, and no target is passed over for it.
+        let later = |Unavailable(what)| Outcome::Transient { what, retry_after: None };
         if from == EvidenceFrom::Store {
-            facts.ledger_untrusted = self.ledger_untrusted(subjects, release).await;
+            facts.ledger_untrusted = match self.ledger_untrusted(subjects, release).await {
+                Ok(untrusted) => untrusted,
+                Err(unavailable) => return later(unavailable),
+            };
         }
         for image in release.template.images() {
             let found = match from {
                 EvidenceFrom::Origin => self.evidence_at_origin(subjects, &image, &keys).await,
-                EvidenceFrom::Store => self.evidence_in_store(&image, &keys).await,
+                EvidenceFrom::Store => match self.store.evidence_of(&image.digest).await {
+                    Ok(capsules) => self.evidence_in_store(&image, capsules, &keys).await,
+                    Err(unavailable) => return later(unavailable),
+                },
             };
             facts.images.push(found.unwrap_or_else(|why| ImageFacts::unavailable(image, why)));
         }
         Outcome::Done { changed: false, observed: Observation::Facts(Box::new(facts)) }
     }
 
-    /// Whether the signed ledger record of `release` holds the very template that is about to go back.
-    async fn ledger_untrusted(&self, subjects: &Subjects, release: &Release) -> Option<String> {
-        match self.store.ledger_record(&subjects.guard.key, &release.id).await {
+    /// Why the signed ledger record of `release` does not vouch for the very template that is about to go back, if it does not.
+    async fn ledger_untrusted(&self, subjects: &Subjects, release: &Release) -> Result<Option<String>, Unavailable> {
+        Ok(match self.store.ledger_record(&subjects.guard.key, &release.id).await {
             Ok(Some(record)) if record.release.template == release.template && record.release.template.release() == release.id => None,
             Ok(Some(_)) => Some(format!("the ledger has another template for {release}")),
             Ok(None) => Some(format!("the ledger has no record of {release}")),
+            Err(LoadError::Unavailable(what)) => return Err(Unavailable(what)),
             Err(LoadError::LedgerUntrusted { what, .. }) => Some(what),
-            Err(error) => Some(error.to_string()),
-        }
+            Err(error @ LoadError::Unreadable { .. }) => Some(error.to_string()),
+        })
     }
 
     pub(super) fn artifacts(subjects: &Subjects) -> &Artifacts {
@@ -347,8 +358,7 @@ impl World {
     }
 
     /// Verifies the kept bytes again: the newest capsule that is whole.
-    async fn evidence_in_store(&self, image: &Image, keys: &Keys) -> Result<ImageFacts, String> {
-        let capsules = self.store.evidence_of(&image.digest).await.map_err(|error| error.to_string())?;
+    async fn evidence_in_store(&self, image: &Image, capsules: Vec<Digest>, keys: &Keys) -> Result<ImageFacts, String> {
         if capsules.is_empty() {
             return Err("no evidence was ever kept for this image".into());
         }

@@ -27,8 +27,16 @@ async fn proof(house: &House, target: &Release) -> Outcome {
         spec: std::sync::Arc::new(spec.clone()),
         interval: Span::seconds(1),
     };
-    let subjects =
-        Subjects { guard, policy: policy.into(), generation: 1, stable: None, revert: None, reverting: None, ledger: Vec::new() };
+    let subjects = Subjects {
+        guard,
+        policy: policy.into(),
+        generation: 1,
+        stable: None,
+        way_back: None,
+        revert: None,
+        reverting: None,
+        ledger: Vec::new(),
+    };
     let clock = *shared.world.clock();
     let effect = Effect {
         id: EffectId { revision: 1, ordinal: 0 },

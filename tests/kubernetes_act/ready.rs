@@ -65,6 +65,7 @@ impl Web {
             policy: std::sync::Arc::default(),
             generation: 1,
             stable: Some(self.first.id.clone()),
+            way_back: Some(self.first.id.clone()),
             revert: None,
             reverting: None,
             ledger: Vec::new(),

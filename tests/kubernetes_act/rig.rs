@@ -206,6 +206,7 @@ impl Rig {
             policy: Arc::default(),
             generation: self.generation.get(),
             stable: self.stable.borrow().clone(),
+            way_back: self.stable.borrow().clone(),
             revert: None,
             reverting: None,
             ledger: self.ledger.borrow().values().cloned().collect(),

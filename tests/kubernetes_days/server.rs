@@ -6,6 +6,24 @@ use crate::faults::{Bad, Fault};
 use crate::rig::{Day, needs_cluster};
 
 #[test]
+fn the_api_server_is_down_in_the_middle_of_a_revert() {
+    needs_cluster!("the_api_server_is_down_in_the_middle_of_a_revert");
+    let day = Day::open("down");
+    let controller = day.on_trial();
+    day.fails(vec![Fault::always("", "/", Bad::Cut)]);
+    day.proxy.close_watches();
+    let before = day.proxy.served().len();
+    std::thread::scope(|scope| {
+        let ordered = scope.spawn(|| day.revert(&controller));
+        day.until("tried", || day.proxy.served().len() > before + 5);
+        assert_eq!(day.image(), day.house.v2, "nothing reaches it");
+        day.mended();
+        ordered.join().unwrap();
+    });
+    day.until_reverted();
+}
+
+#[test]
 fn the_api_server_is_slow_refuses_and_loses_its_answers_in_the_middle_of_a_revert() {
     needs_cluster!("the_api_server_is_slow_refuses_and_loses_its_answers_in_the_middle_of_a_revert");
     let day = Day::open("slow");

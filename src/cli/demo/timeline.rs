@@ -119,13 +119,13 @@ impl Out {
         match &record.event {
             Event::Decision { decision, .. } => {
                 let kind = match decision {
-                    Decision::Revert | Decision::Stuck | Decision::Refuse | Decision::Retreat | Decision::Skip => "revert",
+                    Decision::Revert | Decision::Held | Decision::Stuck | Decision::Refuse | Decision::Retreat | Decision::Skip => "revert",
                     Decision::Recovered | Decision::KnownGood | Decision::Exonerate => "good",
                     _ => "decision",
                 };
                 let text = match decision {
                     Decision::Revert => format!("REVERT {}: {why}", code.unwrap_or_default()),
-                    Decision::Refuse | Decision::Retreat | Decision::Skip | Decision::Stuck => {
+                    Decision::Refuse | Decision::Retreat | Decision::Skip | Decision::Held | Decision::Stuck => {
                         format!("{}: {} {why}", record.result, code.unwrap_or_default())
                     }
                     _ => record.result.clone(),

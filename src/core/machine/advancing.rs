@@ -282,10 +282,19 @@ impl Machine {
             return false;
         }
         let Some(since) = retreated.since else {
-            self.start_judging(StageStart { weight: self.retreat_weight(retreated.test), has_stable: true, ..StageStart::default() });
+            let weight = self.retreat_weight(retreated.test);
+            // Without the candidate's requests it is stable alone that is looked at.
+            let has_stable = retreated.test == RetreatTest::Gone || self.has_baseline();
+            self.start_judging(StageStart { weight, has_stable, ..StageStart::default() });
             let retreated = Retreated { since: Some(self.now.mono), ..retreated.clone() };
             return self.enter(Phase::Advancing(Advancing { step: StageStep::Retreated(retreated), ..advancing.clone() }));
         };
+        // Whatever the retreat was for: a candidate that has requests again is judged by them.
+        if retreated.test == RetreatTest::Retry
+            && let Some(Verdict::Breach(reason)) = self.verdict()
+        {
+            return self.breach(reason);
+        }
         let late = self.now.mono >= retreated.decided.after(self.spec().retreat.for_);
         let in_time = self.now.mono.since(since) <= self.guard.interval.0 * (RETREAT_SCRAPES + 2);
         match (retreated.test, self.stable_is_bad(&retreated.objective)) {
@@ -342,12 +351,21 @@ impl Machine {
     }
 
     fn exonerate(&mut self, advancing: &Advancing) -> bool {
-        // While stable is bad without the candidate's help, going on would only repeat the retreat.
-        if let Phase::Advancing(Advancing { step: StageStep::Retreated(retreated), .. }) = &self.state.phase
-            && self.stable_is_bad(&retreated.objective.clone()) == Some(true)
+        // While stable is bad without the candidate's help, going on would only repeat the retreat; and where the candidate has
+        // requests, it may be its help.
+        if let Phase::Advancing(Advancing { step: StageStep::Retreated(retreated), .. }) = self.state.phase.clone()
+            && let Some(count) = self.stable_lately(&retreated.objective, RETREAT_SCRAPES as usize)
+            && self.stable_is_bad(&retreated.objective) == Some(true)
         {
-            self.waiting = Some(Reason::SharedCause { objective: retreated.objective.clone(), counts: Counts::default() });
-            return false;
+            let counts = Counts { stable_bad: count.bad, stable_total: count.total, ..Counts::default() };
+            let reason = Reason::SharedCause { objective: retreated.objective, counts };
+            return match retreated.test {
+                RetreatTest::Gone => {
+                    self.waiting = Some(reason);
+                    false
+                }
+                RetreatTest::Retry => self.retreat(advancing, reason),
+            };
         }
         if let Some(reason) = self.blocked() {
             self.waiting = Some(reason);

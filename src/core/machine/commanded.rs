@@ -166,7 +166,8 @@ impl Machine {
     fn attach_more(&mut self, asked: Asked, reason: &Reason) {
         let Some(revert) = self.state.phase.revert().cloned() else { return };
         let person = asked.by.as_ref().is_some_and(|by| by.actor.is_human());
-        let wider = revert.parts != Parts::All && revert.parts != asked.parts && (person || asked.parts == Parts::All);
+        let nowhere = asked.only.is_none() && self.nowhere_to_go();
+        let wider = revert.parts != Parts::All && revert.parts != asked.parts && (person || asked.parts == Parts::All) && !nowhere;
         let other = asked.only.is_some() && revert.only != asked.only && (person || !revert.by_person());
         let reverting = self.state.phase.kind() == PhaseKind::Reverting;
         let held_back = person && !revert.by_person() && revert.target == Target::Waiting;
@@ -184,9 +185,16 @@ impl Machine {
         }
     }
 
-    /// With nothing on trial and no other known-good release, taking the running one down would help nobody.
-    fn nowhere_to_go(&self) -> bool {
-        self.state.candidate().is_none() && self.state.ledger.targets(self.state.stable.as_ref()).is_empty()
+    /// With no other known-good release than the one that serves, taking that down would help nobody.
+    pub(super) fn nowhere_to_go(&self) -> bool {
+        let stable = self.state.stable.as_ref();
+        let of_stable = match &self.state.phase {
+            Phase::Reverting(revert) | Phase::Recovering(revert) | Phase::Stuck { revert, .. } => {
+                revert.under.as_ref().map(|under| &under.id) == stable
+            }
+            _ => self.state.candidate().is_none(),
+        };
+        of_stable && self.state.ledger.targets(stable).is_empty()
     }
 
     fn is_target(&self, id: &ReleaseId) -> Result<(), String> {

@@ -166,6 +166,8 @@ impl Machine {
             retreats: 0,
             blind: None,
         });
+        // What was proven of going back to the candidate says nothing about going back from it.
+        self.state.readiness.take_if(|readiness| readiness.target.as_ref() == Some(&release.id));
         // What is held against an unchanged image carries over: nothing shakes it off.
         self.judgement = None;
         if !self.intervals.is_empty() {
@@ -231,7 +233,10 @@ impl Machine {
         if let Some(policy) = self.state.queued_policy.take() {
             self.policy = self.tighter_of(&policy);
         }
+        // Whoever asked for it had an answer then; whoever is being answered now asked for something else.
+        let answer = self.answer.take();
         self.deployed(*queued);
+        self.answer = answer;
         true
     }
 }

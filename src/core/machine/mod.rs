@@ -206,7 +206,11 @@ impl Machine {
                 (None, "accepted; a running attempt keeps its own".into())
             }
             Input::PolicyChanged(policy) => {
+                let before = self.limits();
                 self.policy = policy;
+                if self.limits().attestation != before.attestation {
+                    self.doubt_target();
+                }
                 self.touch();
                 (None, "accepted".into())
             }

@@ -40,7 +40,9 @@ impl Machine {
             }
             // Nothing speaks for or against it: traffic is where it should be, and a person is told.
             None if late => {
-                self.page(Reason::NotRecovered { what: "no requests to judge the recovery by".into() });
+                let reason = Reason::NotRecovered { what: "no requests to judge the recovery by".into() };
+                self.page(reason.clone());
+                self.decide(Decision::Held, reason, "held");
                 self.hold(revert)
             }
             Some(false) => {

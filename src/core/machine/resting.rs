@@ -15,6 +15,10 @@ use crate::core::work::{Action, Effect, EffectId, EvidenceFrom, Fence, Lane, Wor
 const PROVE_EVERY: Duration = Duration::from_mins(1);
 /// How long a proof may take.
 const PROVE_WITHIN: Duration = Duration::from_secs(20);
+/// How soon a proof is tried again that got no clear answer, and how often until that is an answer, too: one refused request
+/// calls nobody and holds nothing back.
+const PROVE_AGAIN: Duration = Duration::from_secs(5);
+const PROOFS_TRIED: u32 = 3;
 
 /// The proof under way, and the next. Memory only: a proof changes state when its answer does.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +26,8 @@ pub(super) struct Proof {
     in_flight: Option<(EffectId, Mono, Release)>,
     next: Mono,
     count: u32,
+    // How often in a row the proof of this target got no clear answer.
+    unclear: Option<(ReleaseId, u32)>,
 }
 
 impl Proof {
@@ -33,6 +39,7 @@ impl Proof {
     /// The one under way ended, and told nothing new.
     pub(super) fn ended(&mut self) {
         self.in_flight = None;
+        self.unclear = None;
     }
 }
 
@@ -66,7 +73,8 @@ impl Machine {
         let Some(target) = self.readiness_target() else { return };
         // Another target than the one proven last is proven at once.
         let proven = self.state.readiness.as_ref().is_some_and(|readiness| readiness.target.as_ref() == Some(&target.id));
-        if proven && self.now.mono < self.proof.next {
+        let again = self.proof.unclear.as_ref().is_some_and(|(of, _)| *of == target.id);
+        if (proven || again) && self.now.mono < self.proof.next {
             return;
         }
         self.proof.count = (self.proof.count + 1) % 1_000_000;
@@ -81,6 +89,12 @@ impl Machine {
     /// Takes the outcome of a proof; whether it was one.
     pub(super) fn proven(&mut self, id: EffectId, outcome: &Outcome) -> bool {
         let Some((_, _, release)) = self.proof.in_flight.take_if(|(proof, _, _)| *proof == id) else { return false };
+        let unclear = matches!(outcome, Outcome::Transient { .. } | Outcome::Unknown(_) | Outcome::Superseded(_));
+        if unclear && self.put_off(&release.id) {
+            return true;
+        }
+        self.proof.unclear = None;
+        self.journaled.proven = true;
         let refused = match outcome {
             Outcome::Done { observed: Observation::Facts(facts), .. } => self.lacking(&release, facts),
             Outcome::Done { .. } => None,
@@ -91,6 +105,18 @@ impl Machine {
             }
         };
         self.note_readiness(&release.id, refused);
+        true
+    }
+
+    /// Has a proof that got no clear answer tried again soon; whether there are tries left.
+    fn put_off(&mut self, target: &ReleaseId) -> bool {
+        let before = self.proof.unclear.take().filter(|(of, _)| of == target).map_or(0, |(_, tries)| tries);
+        if before + 1 >= PROOFS_TRIED {
+            return false;
+        }
+        self.proof.unclear = Some((target.clone(), before + 1));
+        self.proof.next = self.now.mono.after(PROVE_AGAIN);
+        self.journaled.moved = true;
         true
     }
 

@@ -142,7 +142,7 @@ impl Machine {
     }
 
     fn want_flags(&mut self) {
-        let stable = self.state.stable.clone();
+        let stable = self.state.way_back().cloned();
         for flag in self.state.flags(&self.guard.spec) {
             let fence = stable.clone().map_or(Fence::None, Fence::Stable);
             let key = Key::Flag(flag.use_.clone(), flag.flag.clone());
@@ -234,6 +234,22 @@ impl Machine {
         } else {
             self.want_verify(&next, EvidenceFrom::Store, Lane::Revert);
         }
+    }
+
+    /// A policy that has changed has its say on a target that was chosen, and is not in place yet.
+    pub(super) fn doubt_target(&mut self) {
+        let Phase::Reverting(revert) = self.state.phase.clone() else { return };
+        let Target::Chosen(target) = &revert.target else { return };
+        let Some(release) = self.state.release(target).cloned().filter(|_| !revert.break_glass && !self.is_done(&Key::Release)) else {
+            return;
+        };
+        self.unwant(&Key::Release);
+        self.unwant(&Key::Arm(target.clone()));
+        if !revert.by_person() && !self.is_restored(target) {
+            self.state.restores.pop();
+        }
+        self.set_target(Target::Verifying(target.clone()));
+        self.want_verify(&release, EvidenceFrom::Store, Lane::Revert);
     }
 
     fn set_target(&mut self, target: Target) {
@@ -409,6 +425,8 @@ impl Machine {
     /// A person is needed; traffic and flags stay as they are, and stay wanted.
     pub(super) fn stuck(&mut self, reason: Reason) -> bool {
         let Some(revert) = self.revert().cloned().map(Box::new) else { return false };
+        // A target is chosen anew when somebody asks again.
+        self.state.tasks.retain(|key, _| !matches!(key, Key::Verify(_, EvidenceFrom::Store)));
         self.decide(Decision::Stuck, reason.clone(), "stuck");
         self.page(reason.clone());
         self.state.last_revert = Some(revert.clone());
@@ -449,11 +467,12 @@ impl Machine {
     pub(super) fn retry_revert(&mut self, asked: Asked, reason: &Reason) {
         let Phase::Stuck { revert, .. } = self.state.phase.clone() else { return };
         let person = asked.by.as_ref().is_some_and(|by| by.actor.is_human());
+        let nowhere = asked.only.is_none() && revert.parts == Parts::Flags && self.nowhere_to_go();
         let revert = Revert {
             // A person's word stays a person's, and only a person may be content with a part.
             by: if person || !revert.by_person() { asked.by } else { revert.by },
             until: self.now.mono.after(REVERT_WITHIN),
-            parts: if person { asked.parts } else { revert.parts },
+            parts: if person && !nowhere { asked.parts } else { revert.parts },
             only: asked.only,
             break_glass: asked.break_glass,
             skipped: Vec::new(),

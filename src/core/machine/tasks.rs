@@ -21,9 +21,7 @@ const EFFECT_WITHIN: Duration = Duration::from_mins(10);
 /// How long one try may take. A revert does not wait for a connection that hangs: the second try is a read if the first worked.
 const TRY_WITHIN: Duration = Duration::from_secs(65);
 const REVERT_TRY_WITHIN: Duration = Duration::from_secs(10);
-/// How long the proof of one possible revert target may be tried, so that there is time for the next.
-const TARGET_WITHIN: Duration = Duration::from_secs(40);
-/// How long one try of that may take: it reads a few local bytes.
+/// How long one try to read the evidence of a possible revert target may take: it is a few local bytes.
 const PROOF_TRY_WITHIN: Duration = Duration::from_secs(3);
 /// The same effect is not done again sooner, whatever the world says of itself.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
@@ -57,7 +55,8 @@ impl Machine {
         }
         let id = self.next_id();
         let deadline = match self.state.phase.revert() {
-            _ if matches!(key, Key::Verify(_, EvidenceFrom::Store)) => self.now.mono.after(TARGET_WITHIN),
+            // A store that does not answer says nothing against a target, and has no other one either: the revert's deadline decides.
+            Some(revert) if matches!(key, Key::Verify(_, EvidenceFrom::Store)) => revert.until.after(PROOF_TRY_WITHIN),
             Some(revert) if lane == Lane::Revert && revert.until > self.now.mono => revert.until,
             _ => self.now.mono.after(EFFECT_WITHIN),
         };
@@ -129,7 +128,7 @@ impl Machine {
         }
         let action = Action::EnsureArm { release: release.clone(), present };
         // Cleaning up beside stable goes on when a newer attempt begins; starting something belongs to its attempt.
-        let stable = self.state.stable.clone().filter(|stable| !present && *stable != release.id);
+        let stable = self.state.way_back().cloned().filter(|stable| !present && *stable != release.id);
         let fence = stable.map_or(Fence::Generation(self.state.generation), Fence::Stable);
         self.want(Key::Arm(release.id.clone()), action, fence, lane, false);
     }
@@ -238,7 +237,6 @@ impl Machine {
     pub(super) fn finished(&mut self, id: EffectId, outcome: Outcome) -> String {
         self.journaled.moved |= self.in_flight.remove(&id).is_some();
         if self.proven(id, &outcome) {
-            self.journaled.proven = true;
             return "readiness".into();
         }
         let Some(key) = self.state.tasks.iter().find(|(_, task)| task.effect.id == id).map(|(key, _)| key.clone()) else {
@@ -275,7 +273,7 @@ impl Machine {
             }
             Outcome::Superseded(what) => {
                 // Somebody newer decided: either this machine is stale and its next swap is lost, or the world catches up.
-                self.fence_anew(&key);
+                self.ask_anew(&key);
                 self.try_again(&key, Duration::from_secs(1), &what);
                 format!("{name}: superseded: {what}")
             }
@@ -286,25 +284,33 @@ impl Machine {
         }
     }
 
-    /// What this attempt still wants from an earlier one, such as the end of members, goes on under its own generation.
-    fn fence_anew(&mut self, key: &Key) {
+    /// What was superseded is asked for anew: what this attempt still wants from an earlier one, such as the end of members, under
+    /// its own generation.
+    fn ask_anew(&mut self, key: &Key) {
         let generation = self.state.generation;
-        if let (Some(task), Some(stable)) = (self.state.tasks.get_mut(key), &self.state.stable)
-            && let (Fence::Stable(of), Action::EnsureArm { release, present: false }) = (&task.effect.fence, &task.effect.action)
-            && of != stable
+        let way_back = self.state.way_back().cloned();
+        let Some(task) = self.state.tasks.get_mut(key) else { return };
+        if let (Fence::Stable(of), Action::EnsureArm { release, present: false }) = (&task.effect.fence, &task.effect.action)
+            && Some(of) != way_back.as_ref()
         {
-            // Another release is stable by now. It is not stopped; the members of others still are.
-            if release.id == *stable {
+            // Traffic leads elsewhere by now. What it leads to is not stopped; the members of others still are.
+            if way_back.as_ref() == Some(&release.id) {
                 self.state.tasks.remove(key);
             } else {
-                task.effect.fence = Fence::Stable(stable.clone());
+                task.effect.fence = way_back.map_or(Fence::Generation(generation), Fence::Stable);
             }
             return;
         }
-        if let Some(task) = self.state.tasks.get_mut(key)
-            && matches!(task.effect.fence, Fence::Generation(of) if of < generation)
-        {
+        if matches!(task.effect.fence, Fence::Generation(of) if of < generation) {
             task.effect.fence = Fence::Generation(generation);
+        }
+        // Shares that somebody set who did not get to commit them: this machine's come after, unless its own commit is lost.
+        if let (Fence::Generation(_), Action::EnsureWeights { .. }) = (&task.effect.fence, &task.effect.action) {
+            let effect = task.effect.clone();
+            let effect = Effect { id: self.next_id(), ..effect };
+            let record = self.record(Event::Wanted(Box::new(effect.clone())), None, None, "wanted again".into());
+            self.records.push(record);
+            self.state.tasks.entry(key.clone()).and_modify(|task| task.effect = effect);
         }
     }
 
@@ -386,7 +392,7 @@ impl Machine {
             revert.until = revert.until.max(least);
         }
         for task in self.state.tasks.values_mut().filter(|task| task.effect.deadline <= now) {
-            task.effect.deadline = now.after(TARGET_WITHIN);
+            task.effect.deadline = least;
         }
     }
 
@@ -407,8 +413,9 @@ impl Machine {
             self.in_flight.remove(&task.effect.id);
             match &task.effect.action {
                 Action::Verify { .. } => self.failed(&key, &task, &format!("not verified in time: {what}")),
-                // A safe state stays wanted for ever; somebody was paged when the revert got stuck.
-                _ if task.safe || task.effect.lane == Lane::Revert => self.extend(&key, now),
+                // A safe state stays wanted for ever; somebody was paged when the revert got stuck. What waits for another order
+                // is late with that one.
+                _ if task.safe || task.effect.lane == Lane::Revert || self.held_up(&key, &task) => self.extend(&key, now),
                 _ => {
                     let task = Task { attempts: 0, ..task };
                     self.extend(&key, now);

@@ -174,6 +174,7 @@ pub async fn dry_run(
         policy: Arc::new(policies.of_guard()),
         generation: state.generation,
         stable: state.stable.clone(),
+        way_back: state.way_back().cloned(),
         revert: Some(plan.id.clone()),
         reverting: Some(plan.id.clone()),
         ledger: state.ledger.records().to_vec(),

@@ -358,6 +358,7 @@ fn marks(life: &Life, begin: u64, from: usize) -> Vec<Mark> {
             Decision::Exonerate => ("exonerated".into(), false),
             Decision::Retreat => (format!("retreat{why}"), true),
             Decision::Revert => (format!("revert{why}"), true),
+            Decision::Held => ("held, unjudged".into(), true),
             Decision::Stuck => (format!("stuck{why}"), true),
             Decision::Refuse => (format!("refused{why}"), true),
             _ => continue,

@@ -28,7 +28,7 @@ const HELD: &str = "backstop.dev/held-by";
 pub(super) fn pass(workload: &Workload<'_>, object: &Value, edit: &mut Edit) -> Result<(), Outcome> {
     let before = read(object);
     let mut after = before.clone();
-    let ensure = Ensure::of(workload.effect, workload.subjects.stable.clone());
+    let ensure = Ensure::of(workload.effect, workload.subjects.way_back.clone());
     fence::pass(&mut after, &ensure).map_err(Outcome::Superseded)?;
     // A revision alone is not worth a write of its own: nothing that it would refuse could have become void since.
     let learnt = Fences { revision: before.revision, ..after.clone() } != before;

@@ -178,7 +178,7 @@ fn said(record: &Record) -> Option<(Option<&'static str>, &Reason)> {
         Decision::Revert if matches!(reason, Reason::Commanded { .. } | Reason::BreakGlass { .. }) => None,
         Decision::Revert | Decision::Stuck => Some("Breach"),
         Decision::Advance | Decision::Promote | Decision::KnownGood | Decision::Recovered => Some("Pass"),
-        Decision::Admit | Decision::Wait | Decision::Retreat | Decision::Exonerate => Some("Inconclusive"),
+        Decision::Admit | Decision::Wait | Decision::Retreat | Decision::Exonerate | Decision::Held => Some("Inconclusive"),
         Decision::Refuse | Decision::Skip | Decision::Choose | Decision::Obey | Decision::Checkpoint => None,
     };
     Some((verdict, reason))
