@@ -276,3 +276,29 @@ async fn a_token_opens_the_loopback_address() {
     std::fs::write(&token, "guess").unwrap();
     assert_eq!(texts(&backstop(nowhere.path(), &args).await).0, 5);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_story_is_played_under_the_guard_that_is_named() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (folder, rollouts) = (tempfile::tempdir().unwrap(), root.join("rollouts"));
+    let story = folder.path().join("own.story");
+    // The shipped guard goes from 5 % to 20 %; the guard that stories are played under by default begins with 20 %.
+    let text = "story A step of our own\n\ntraffic 200/s\nv1 is known good\nperson ann deploys v2\nwait until traffic on v2 STEP\n\
+                person ann reverts\nexpect accepted\nexpect traffic on v1 within 1s\n";
+    let first = first_step(&rollouts.join("canary-process.yaml"));
+    std::fs::write(&story, text.replace("STEP", &first)).unwrap();
+    let (story, rollouts) = (story.to_str().unwrap(), rollouts.to_str().unwrap());
+    let under = ["simulate", "--story", story, rollouts, "--guard", "shop/checkout"];
+    let (code, out, err) = texts(&backstop(folder.path(), &under).await);
+    assert_eq!(code, 0, "{out}{err}");
+    let (code, out, err) = texts(&backstop(folder.path(), &under[..3]).await);
+    assert_eq!(code, 1, "the default guard has other steps: {out}{err}");
+    assert!(format!("{out}{err}").contains("line 6"), "{out}{err}");
+}
+
+/// The weight of the first step that a canary's file names.
+fn first_step(file: &Path) -> String {
+    let text = std::fs::read_to_string(file).unwrap();
+    let (_, steps) = text.split_once("weight: ").expect("a canary has steps");
+    steps.split([',', '\n', ' ', '}']).next().unwrap().to_owned()
+}

@@ -21,6 +21,8 @@ fn a_seed_is_lived_the_same_way_twice() {
     for seed in 1..=10 {
         assert_eq!(swarm::live(seed).digest, swarm::live(seed).digest, "seed {seed}");
     }
+    // The whole run with `--long` compares this line between builds.
+    println!("transcripts of 100 lives: {:016x}", swarm::transcripts(1..=100));
 }
 
 #[test]

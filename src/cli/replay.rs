@@ -104,7 +104,7 @@ fn replay(
             return Ok(Some(found));
         }
         let decided = |event: &Event| matches!(event, Event::Decision { .. });
-        tally.decisions += whole.recorded.records.iter().filter(|record| decided(&record.event)).count() as u64;
+        tally.decisions += whole.records.iter().filter(|record| decided(&record.event)).count() as u64;
         tally.commits += 1;
     }
     match assembly.unfinished() {
@@ -119,9 +119,9 @@ fn once_more(replay: &mut Replay, whole: &Whole) -> Result<Option<Found>, Error>
         let last = whole.entries.len().saturating_sub(1);
         let ordinal = ordinal.unwrap_or(last).min(last);
         let line = whole.entries.get(ordinal).copied().unwrap_or_default();
-        Found { line, entry: format!("{}@{}.{ordinal}", whole.key, whole.recorded.revision), divergence }
+        Found { line, entry: format!("{}@{}.{ordinal}", whole.key, whole.revision), divergence }
     };
-    let commit = match replay.next(&whole.recorded) {
+    let commit = match replay.next(whole.recorded()) {
         Ok(commit) => commit,
         Err(divergence) => return Ok(Some(at(divergence.ordinal, divergence))),
     };
@@ -131,5 +131,5 @@ fn once_more(replay: &mut Replay, whole: &Whole) -> Result<Option<Found>, Error>
     }
     let say = |seal: &Seal| format!("a state with the digest {}, and {} ledger records", seal.state, seal.ledger.len());
     let (recorded, now) = (say(&whole.seal), say(&seal));
-    Ok(Some(at(None, Divergence { revision: whole.recorded.revision, ordinal: None, recorded, now })))
+    Ok(Some(at(None, Divergence { revision: whole.revision, ordinal: None, recorded, now })))
 }

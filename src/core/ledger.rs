@@ -116,14 +116,19 @@ impl Ledger {
 
     /// Revert targets, newest known good first: never the release under revert, never a quarantined one.
     pub fn targets(&self, under_revert: Option<&ReleaseId>) -> Vec<&LedgerRecord> {
-        let mut targets: Vec<_> = self
-            .records
-            .iter()
-            .filter(|record| record.standing == Standing::KnownGood)
-            .filter(|record| !record.quarantined || Mutant::TargetQuarantined.lives())
-            .filter(|record| Some(&record.release.id) != under_revert || Mutant::TargetUnderRevert.lives())
-            .collect();
+        let mut targets: Vec<_> = self.possible(under_revert).collect();
         targets.sort_by_key(|record| std::cmp::Reverse(record.last_good.map(|now| now.mono)));
         targets
+    }
+
+    /// The first of [`targets`](Self::targets).
+    pub fn newest_target(&self, under_revert: Option<&ReleaseId>) -> Option<&LedgerRecord> {
+        self.possible(under_revert).min_by_key(|record| std::cmp::Reverse(record.last_good.map(|now| now.mono)))
+    }
+
+    fn possible(&self, under_revert: Option<&ReleaseId>) -> impl Iterator<Item = &LedgerRecord> {
+        let good = self.records.iter().filter(|record| record.standing == Standing::KnownGood);
+        good.filter(|record| !record.quarantined || Mutant::TargetQuarantined.lives())
+            .filter(move |record| Some(&record.release.id) != under_revert || Mutant::TargetUnderRevert.lives())
     }
 }

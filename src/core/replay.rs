@@ -5,6 +5,7 @@
 //! digest, compares it with that of the commit that [`Replay::next`] returns.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::input::Input;
 use super::journal::{Asked, Journal, Taken};
@@ -15,14 +16,14 @@ use super::state::State;
 use super::work::{Action, Commit};
 
 /// A commit as the log has it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Recorded {
+#[derive(Debug, Clone, Copy)]
+pub struct Recorded<'a> {
     /// What was committed: the revision of the state.
     pub revision: u64,
     /// Its records, in order.
-    pub records: Vec<Record>,
+    pub records: &'a [Record],
     /// What was taken in since the commit before.
-    pub journal: Journal,
+    pub journal: &'a Journal,
 }
 
 /// Where a replay parts from the log.
@@ -48,7 +49,7 @@ impl fmt::Display for Divergence {
 #[derive(Debug, Default)]
 pub struct Replay {
     machine: Option<Machine>,
-    state: Option<State>,
+    state: Option<Arc<State>>,
     /// Intervals that were judged again since the last decision.
     judged: usize,
 }
@@ -58,7 +59,7 @@ impl Replay {
     ///
     /// # Errors
     /// The machine decides otherwise than the log says, or the log does not say enough.
-    pub fn next(&mut self, recorded: &Recorded) -> Result<Commit, Divergence> {
+    pub fn next(&mut self, recorded: Recorded<'_>) -> Result<Commit, Divergence> {
         let whole = |recorded_as: &str, now: String| Divergence {
             revision: recorded.revision,
             ordinal: None,
@@ -66,7 +67,7 @@ impl Replay {
             now,
         };
         if let Some(began) = &recorded.journal.began {
-            let state = self.state.as_ref().map_or_else(State::new, Clone::clone);
+            let state = self.state.as_deref().map_or_else(State::new, Clone::clone);
             self.machine = Some(Machine::restore(began.guard.clone(), began.policy.clone(), state));
             self.judged = 0;
         }
@@ -110,18 +111,18 @@ impl Replay {
         same(recorded, &commit)?;
         let told = recorded.journal.intervals.len();
         self.judged = if decisions { told } else { self.judged + told };
-        self.state = Some((*commit.state).clone());
+        self.state = Some(Arc::clone(&commit.state));
         Ok(commit)
     }
 
     /// The state after the last commit.
     pub fn state(&self) -> Option<&State> {
-        self.state.as_ref()
+        self.state.as_deref()
     }
 }
 
 /// The intervals of a commit that were not judged again yet, oldest first, and whether a decision carries some.
-fn intervals(recorded: &Recorded, judged: usize) -> (Vec<Interval>, bool) {
+fn intervals(recorded: Recorded<'_>, judged: usize) -> (Vec<Interval>, bool) {
     let mut decisions = false;
     let carried = recorded.records.iter().filter_map(|record| match &record.event {
         Event::Decision { intervals, .. } => Some(intervals),
@@ -133,7 +134,7 @@ fn intervals(recorded: &Recorded, judged: usize) -> (Vec<Interval>, bool) {
 }
 
 /// Compares what was recorded with what was decided again, record by record.
-fn same(recorded: &Recorded, commit: &Commit) -> Result<(), Divergence> {
+fn same(recorded: Recorded<'_>, commit: &Commit) -> Result<(), Divergence> {
     let diverges = |ordinal, was: String, now: String| Divergence { revision: recorded.revision, ordinal, recorded: was, now };
     for ordinal in 0..recorded.records.len().max(commit.records.len()) {
         let (was, now) = (recorded.records.get(ordinal), commit.records.get(ordinal));

@@ -147,7 +147,7 @@ pub struct LookPlan {
     /// Name of the source.
     pub source: String,
     /// What to read.
-    pub signals: BTreeMap<SignalId, Signal>,
+    pub signals: Arc<BTreeMap<SignalId, Signal>>,
     /// Label that separates the arms.
     pub arm_label: String,
     /// The release of each arm that is read.

@@ -7,6 +7,7 @@
 //! of the next.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::core::input::{Input, Outcome};
 use crate::core::machine::{Answer, Machine};
@@ -31,7 +32,7 @@ pub enum Step<T> {
     /// Start this effect; its end is told with [`Order::finished`].
     Start(Effect),
     /// Commit this; how that ended is told with [`Order::committed`].
-    Commit(Commit),
+    Commit(Arc<Commit>),
     /// Tell whoever asked.
     Answer(T, Answer),
     /// The swap was lost: drop this and restore from the store.
@@ -55,7 +56,7 @@ struct Told<T> {
 /// A commit under way or waiting, and what waits for it.
 #[derive(Debug)]
 struct Pending<T> {
-    commit: Commit,
+    commit: Arc<Commit>,
     then: Vec<Effect>,
     told: Vec<Told<T>>,
 }
@@ -243,7 +244,10 @@ impl<T> Order<T> {
             _ => asked,
         };
         match work.commit {
-            Some(commit) => self.commits.push_back(Pending { commit, then: work.then, told: std::mem::take(&mut self.gathered) }),
+            Some(commit) => {
+                let told = std::mem::take(&mut self.gathered);
+                self.commits.push_back(Pending { commit: Arc::new(commit), then: work.then, told });
+            }
             // Without a commit of its own, work still waits for those before it.
             None => match self.commits.back_mut() {
                 Some(pending) => pending.then.extend(work.then),
@@ -262,8 +266,8 @@ impl<T> Order<T> {
         if self.committing {
             return None;
         }
-        let commit = &self.commits.front()?.commit;
+        let commit = Arc::clone(&self.commits.front()?.commit);
         self.committing = true;
-        Some(Step::Commit(commit.clone()))
+        Some(Step::Commit(commit))
     }
 }

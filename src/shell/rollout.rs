@@ -305,7 +305,7 @@ impl Rollout {
         });
     }
 
-    fn commit(&mut self, commit: Commit) {
+    fn commit(&mut self, commit: Arc<Commit>) {
         let shared = Arc::clone(&self.shared);
         let key = self.guard.key.clone();
         if commit.records.iter().any(Record::is_breach) {
@@ -318,9 +318,9 @@ impl Rollout {
             work().committed(outcome_word(&ended), clock::instant().saturating_duration_since(begun));
             match ended {
                 Ok(_) => {
-                    for record in commit.records {
-                        log(&key, &record);
-                        shared.handle.publish(Arc::new(record));
+                    for record in &commit.records {
+                        log(&key, record);
+                        shared.handle.publish(Arc::new(record.clone()));
                     }
                     Back::Committed(Committed::Done)
                 }

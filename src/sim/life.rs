@@ -2,7 +2,10 @@
 
 mod told;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::{Ordering, Reverse};
+use std::collections::binary_heap::PeekMut;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,11 +62,45 @@ enum Event {
     Ended { replica: usize, epoch: u64, id: EffectId, lane: Lane, outcome: Outcome },
     Look { replica: usize, epoch: u64, effect: Effect },
     Looked { replica: usize, epoch: u64, looked: Looked },
-    Commit { replica: usize, epoch: u64, commit: Box<Commit> },
+    Commit { replica: usize, epoch: u64, commit: Arc<Commit> },
     Committed { replica: usize, epoch: u64, how: Committed },
     Observe { replica: usize, epoch: u64 },
     Return { replica: usize },
     Second,
+}
+
+/// An event to come. The first is the greatest, as a heap wants it.
+#[derive(Debug)]
+struct Due {
+    at: u64,
+    serial: u64,
+    event: Box<Event>,
+}
+
+impl Due {
+    fn rank(&self) -> Reverse<(u64, u64)> {
+        Reverse((self.at, self.serial))
+    }
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.rank() == other.rank()
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.rank().cmp(&other.rank())
+    }
 }
 
 /// What becomes of an effect.
@@ -106,7 +143,7 @@ pub struct Life {
     pub neighbours: Arc<Neighbours>,
     /// Looks of all controllers so far.
     pub looks: u64,
-    queue: BTreeMap<(u64, u64), Box<Event>>,
+    queue: BinaryHeap<Due>,
     serial: u64,
     asked: u32,
 }
@@ -129,7 +166,7 @@ impl Life {
             crash_after: None,
             neighbours: Arc::default(),
             looks: 0,
-            queue: BTreeMap::new(),
+            queue: BinaryHeap::new(),
             serial: 0,
             asked: 0,
         };
@@ -182,12 +219,12 @@ impl Life {
 
     /// Lets the next event happen, if it is due until then; otherwise it is then.
     pub(super) fn turn(&mut self, until: u64) -> bool {
-        let next = self.queue.first_key_value().map(|(key, _)| *key).filter(|(at, _)| *at <= until);
-        let Some(event) = next.and_then(|key| self.queue.remove(&key)) else {
+        let due = self.queue.peek_mut().filter(|due| due.at <= until).map(PeekMut::pop);
+        let Some(Due { at, event, .. }) = due else {
             self.world.now = self.world.now.max(until);
             return false;
         };
-        self.world.now = self.world.now.max(next.map_or(0, |(at, _)| at));
+        self.world.now = self.world.now.max(at);
         self.happen(*event);
         true
     }
@@ -242,9 +279,9 @@ impl Life {
             self.replicas[replica].order = None;
             self.replicas[replica].epoch += 1;
         }
-        self.queue.retain(|_, event| !matches!(**event, Event::Return { replica } if replica > 0));
+        self.queue.retain(|due| !matches!(*due.event, Event::Return { replica } if replica > 0));
         if self.replicas[0].order.is_none() {
-            self.queue.retain(|_, event| !matches!(**event, Event::Return { .. }));
+            self.queue.retain(|due| !matches!(*due.event, Event::Return { .. }));
             self.start(0);
         }
     }
@@ -353,7 +390,7 @@ impl Life {
             self.serial += 1;
             let serial = self.serial;
             self.replicas[replica].wake = Some((serial, due));
-            self.queue.insert((due, serial), Box::new(Event::Wake { replica, serial }));
+            self.queue.push(Due { at: due, serial, event: Box::new(Event::Wake { replica, serial }) });
         }
         if due.is_none() {
             self.replicas[replica].wake = None;
@@ -413,13 +450,13 @@ impl Life {
         }
     }
 
-    fn send_commit(&mut self, replica: usize, commit: Commit) {
+    fn send_commit(&mut self, replica: usize, commit: Arc<Commit>) {
         let epoch = self.replicas[replica].epoch;
         if self.random.chance(self.faults.store_down) {
             self.world.store_back_at = self.world.now + self.random.between(100, 5_000);
         }
         let wait = self.random.between(1, 10);
-        self.at(wait, Event::Commit { replica, epoch, commit: Box::new(commit) });
+        self.at(wait, Event::Commit { replica, epoch, commit });
     }
 
     // ------------------------------------------------------------------------------------------------ events
@@ -624,7 +661,7 @@ impl Life {
 
     fn at(&mut self, wait: u64, event: Event) {
         self.serial += 1;
-        self.queue.insert((self.world.now + wait, self.serial), Box::new(event));
+        self.queue.push(Due { at: self.world.now + wait, serial: self.serial, event: Box::new(event) });
     }
 
     fn hold(&mut self, found: Result<(), Violation>) {
@@ -638,13 +675,15 @@ impl Life {
 
     /// Writes a line of the transcript.
     pub fn note(&mut self, line: &str) {
-        let line = format!("{:>9.3} {line}", Duration::from_millis(self.world.now).as_secs_f64());
-        for byte in line.bytes() {
+        // The oldest line makes room for the newest.
+        let mut kept = if self.lines.len() < self.keep { String::new() } else { self.lines.pop_front().unwrap_or_default() };
+        kept.clear();
+        let (seconds, millis) = (self.world.now / 1000, self.world.now % 1000);
+        // Writing into a string does not fail.
+        let _ = write!(kept, "{seconds:>5}.{millis:03} {line}");
+        for byte in kept.bytes() {
             self.digest = (self.digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
-        self.lines.push_back(line);
-        if self.lines.len() > self.keep {
-            self.lines.pop_front();
-        }
+        self.lines.push_back(kept);
     }
 }

@@ -408,8 +408,8 @@ impl Oracle {
     /// I10: the records lead to the same decisions and the same state again.
     fn replayed(&mut self, commit: &Commit) -> Found {
         let Some(replay) = &mut self.replay else { return Ok(()) };
-        let recorded = Recorded { revision: commit.state.revision, records: commit.records.clone(), journal: commit.journal.clone() };
-        let again = replay.next(&recorded).map_err(|divergence| {
+        let recorded = Recorded { revision: commit.state.revision, records: &commit.records, journal: &commit.journal };
+        let again = replay.next(recorded).map_err(|divergence| {
             let at = divergence.ordinal.map_or(String::new(), |ordinal| format!(", record {ordinal}"));
             Violation::of(Invariant::I10, format!("revision {}{at}\n{divergence}", divergence.revision))
         })?;

@@ -321,10 +321,11 @@ impl Step<'_> {
         let Some(revert) = self.after.phase.revert().filter(|revert| revert.parts != Parts::Flags) else { return Ok(()) };
         let Some(under) = &revert.under else { return Ok(()) };
         let nothing_else = self.before.ledger.targets(None).iter().all(|target| target.release.id == under.id);
-        if revert.parts == Parts::All && revert.only.is_none() && self.idles() && nothing_else {
+        let lifted = self.person_said(|verb| matches!(verb, Verb::Lift { .. } | Verb::Adopt));
+        if revert.parts == Parts::All && revert.only.is_none() && self.idles() && nothing_else && !lifted {
             return broken(Invariant::I3, format!("{under} is taken out, and there is nothing else to go back to"));
         }
-        if !self.after.ledger.is_quarantined(&under.id) && !self.person_said(|verb| matches!(verb, Verb::Lift { .. } | Verb::Adopt)) {
+        if !self.after.ledger.is_quarantined(&under.id) && !lifted {
             return broken(Invariant::I6, format!("{under} is under revert and may be deployed again"));
         }
         Ok(())

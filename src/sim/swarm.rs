@@ -22,6 +22,8 @@ use crate::core::work::Action;
 
 /// How long everything may take to come to rest in a world that works, in seconds.
 const REST_WITHIN: u64 = 2_400;
+/// After so long, in milliseconds, what waits for a person is taken to wait for good: every stage's deadline has passed twice.
+const PATIENCE: u64 = 300_000;
 
 /// Looks after which people let a life be.
 const LOOKS: u64 = 90;
@@ -142,6 +144,11 @@ fn draw_guard(random: &mut Random) -> Guard {
 /// Lives the life of a seed: safety under faults, then liveness in a healed world.
 pub fn live(seed: u64) -> Report {
     live_with(seed, 40)
+}
+
+/// The transcripts of these lives in one number: the same whatever built and runs them.
+pub fn transcripts(seeds: std::ops::RangeInclusive<u64>) -> u64 {
+    seeds.fold(0, |all, seed| (all ^ live(seed).digest).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// The same, keeping so many lines of the transcript.
@@ -282,6 +289,7 @@ fn rest(life: &mut Life) {
         return;
     }
     life.heal();
+    let healed = life.world.now;
     for verb in [Verb::Resume, Verb::Thaw, Verb::Arm] {
         life.command(verb, house::person("ann"));
     }
@@ -293,7 +301,7 @@ fn rest(life: &mut Life) {
         let unready = matches!(machine.waiting(), Some(Reason::NotReady { .. }));
         let waits = matches!(state.phase.kind(), PhaseKind::Promoting | PhaseKind::Advancing) && unready;
         let waits = waits || shares_the_cause(life, machine);
-        let watches = state.phase.kind() == PhaseKind::Watching || waits || waits_for_requests(life);
+        let watches = state.phase.kind() == PhaseKind::Watching || waits || life.world.now > healed + PATIENCE && waits_for_requests(life);
         let ended = state.phase.kind().is_resting() && (state.queued.is_none() || state.phase.kind() == PhaseKind::Stuck);
         (ended || watches) && open_for_good(life, state) && !hides(life, machine)
     };
@@ -376,5 +384,5 @@ fn waits_for_requests(life: &Life) -> bool {
         None => trial.request.actor.is_human(),
     });
     let nowhere = state.stable.as_ref().is_none_or(|stable| state.ledger.is_quarantined(stable));
-    state.phase.kind() == PhaseKind::Advancing && (waits || nowhere) && life.world.now > 1_500_000
+    state.phase.kind() == PhaseKind::Advancing && (waits || nowhere)
 }

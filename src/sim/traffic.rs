@@ -161,7 +161,7 @@ impl Traffic {
         let lie = self.lie;
         let at = |ms: u64| EPOCH_MS + i64::try_from(ms).unwrap_or_default();
         let mut looked = Looked { source_now: at(now), ..Looked::default() };
-        for (signal, counters) in &plan.signals {
+        for (signal, counters) in &*plan.signals {
             // A histogram has a bucket of the good ones.
             let good = counters.counters.contains_key(&Role::Good);
             for (arm, release) in &plan.arms {

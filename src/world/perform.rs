@@ -277,7 +277,7 @@ impl World {
         let key = &subjects.guard.key;
         let namespace = key.split_once('/').map_or("default", |(namespace, _)| namespace);
         let mut plan = plan.clone();
-        for selector in plan.signals.values_mut().flat_map(|signal| signal.counters.values_mut()) {
+        for selector in Arc::make_mut(&mut plan.signals).values_mut().flat_map(|signal| signal.counters.values_mut()) {
             selector.matchers.retain(|matcher| matcher.label != NAMESPACE);
             selector.matchers.push(Matcher { label: NAMESPACE.to_owned(), op: MatchOp::Equal, value: namespace.to_owned() });
             if subjects.guard.spec.arms.by != ArmsBy::Route {

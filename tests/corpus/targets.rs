@@ -198,7 +198,7 @@ pub(crate) fn replay(data: &[u8]) {
         let Ok(line) = serde_json::from_slice(line) else { return };
         let Ok(whole) = assembly.add(&line, number) else { return };
         let Some(whole) = whole else { continue };
-        match workloads.entry(whole.key.clone()).or_default().next(&whole.recorded) {
+        match workloads.entry(whole.key.clone()).or_default().next(whole.recorded()) {
             Ok(commit) => drop(leaf::Seal::of(&commit).expect("a state can be written")),
             Err(divergence) => return assert!(!divergence.to_string().is_empty()),
         }

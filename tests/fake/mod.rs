@@ -234,7 +234,7 @@ async fn live(handle: Handle, machine: Machine, observed: Observed, mut inbox: m
             match step {
                 Step::Start(effect) => perform(&mut world, effect, &mut order),
                 Step::Commit(commit) => {
-                    commit.records.into_iter().for_each(|record| handle.publish(Arc::new(record)));
+                    commit.records.iter().cloned().for_each(|record| handle.publish(Arc::new(record)));
                     order.committed(Committed::Done);
                 }
                 Step::Answer(asked, answer) => drop(asked.send(answer)),

@@ -98,7 +98,9 @@ fn a_canary_moves_in_every_rule_and_its_revert_moves_no_stable_pod() {
     assert!(rig.does(&rig.restore(&rig.release(&a))));
     let restored = rig.object();
     assert_eq!((&restored["spec"]["paused"], &restored["spec"]["replicas"]), (&Value::Null, &json!(4)));
+    let lifted = rig.effect(Action::EnsureHold { quarantined: Vec::new() }, Fence::None, Lane::Forward);
     assert!(rig.does(&rig.effect(Action::EnsureHold { quarantined: vec![b.id.clone()] }, Fence::None, Lane::Forward)));
+    assert!(matches!(rig.once(&lifted), Outcome::Superseded(_)), "a hold that was under way comes too late");
     assert_eq!(rig.object()["metadata"]["annotations"]["backstop.dev/quarantined"], image('b'));
     assert!(rig.does(&rig.arm(&b, false)));
     rig.until("the candidate is gone", |seen| !seen.observed.arms.contains_key(&b.id));

@@ -165,7 +165,7 @@ async fn infos_are_ignored_and_queries_are_as_documented() {
 /// A look of a rollout of its own, told apart by `job` and releases.
 fn rollout(index: usize) -> LookPlan {
     let mut plan = plan(Some(1_699_999_999_000));
-    for selector in plan.signals.values_mut().flat_map(|signal| signal.counters.values_mut()) {
+    for selector in std::sync::Arc::make_mut(&mut plan.signals).values_mut().flat_map(|signal| signal.counters.values_mut()) {
         selector.matchers.push(Matcher { label: "job".into(), op: MatchOp::Equal, value: format!("j{index}") });
     }
     plan.arms =

@@ -27,7 +27,7 @@ pub(crate) fn plan(since: Option<i64>) -> LookPlan {
     let counters = BTreeMap::from([(Role::Total, selector(vec![])), (Role::Bad, selector(vec![code]))]);
     LookPlan {
         source: "metrics".into(),
-        signals: BTreeMap::from([(id.clone(), Signal { id, objective: "availability".into(), counters })]),
+        signals: std::sync::Arc::new(BTreeMap::from([(id.clone(), Signal { id, objective: "availability".into(), counters })])),
         arm_label: "release".into(),
         arms: BTreeMap::from([(Arm::Candidate, ReleaseId("r2".into())), (Arm::Stable, ReleaseId("r1".into()))]),
         members: BTreeMap::new(),

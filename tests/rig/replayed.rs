@@ -16,10 +16,10 @@ pub fn replays(store: &Path) {
         // As it would be written to a file and read again.
         let line = serde_json::from_str(&line.to_string()).expect("JSON");
         let Some(whole) = assembly.add(&line, place).expect("the log is whole") else { continue };
-        let made = workloads.entry(whole.key.clone()).or_default().next(&whole.recorded);
-        let made = made.unwrap_or_else(|divergence| panic!("{} revision {}:\n{divergence}", whole.key, whole.recorded.revision));
+        let made = workloads.entry(whole.key.clone()).or_default().next(whole.recorded());
+        let made = made.unwrap_or_else(|divergence| panic!("{} revision {}:\n{divergence}", whole.key, whole.revision));
         let sealed = Seal::of(&made).expect("a state can be written");
-        assert!(sealed.names_the_same(&whole.seal), "{} revision {}: another state than was committed", whole.key, whole.recorded.revision);
+        assert!(sealed.names_the_same(&whole.seal), "{} revision {}: another state than was committed", whole.key, whole.revision);
         commits += 1;
     }
     assert_eq!(assembly.unfinished(), None);

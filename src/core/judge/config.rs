@@ -1,6 +1,7 @@
 //! What a judge is told once per generation.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +30,7 @@ pub const BASELINE_SHARE: f64 = 0.10;
 #[serde(rename_all = "camelCase")]
 pub struct Config {
     /// What is read, by name.
-    pub signals: BTreeMap<SignalId, Signal>,
+    pub signals: Arc<BTreeMap<SignalId, Signal>>,
     /// What is judged, in the order written.
     pub objectives: Vec<Target>,
     /// Thresholds.
@@ -78,7 +79,7 @@ impl Config {
         Ok(Self {
             objectives: targets.collect(),
             rules: spec.also_breach_on.iter().filter_map(|rule| Rule::new(rule, &objectives)).collect(),
-            signals,
+            signals: Arc::new(signals),
             step: millis(step),
             planned: millis(Plan::compile(spec).watched()),
             sticky: spec.arms.sticky,

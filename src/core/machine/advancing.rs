@@ -134,7 +134,9 @@ impl Machine {
 
     fn judged(&mut self, advancing: &Advancing, stage: Stage, candidate: &ReleaseId) -> bool {
         let judging = advancing.step == StageStep::Judging;
-        match self.verdict() {
+        let verdict = self.verdict();
+        let pass = verdict == Some(Verdict::Pass);
+        match verdict {
             Some(Verdict::Breach(reason)) => return self.breach(reason),
             Some(Verdict::Inconclusive(reason @ Reason::SharedCause { .. })) if judging && Mutant::SharedCauseReverts.lives() => {
                 return self.breach(reason);
@@ -148,7 +150,7 @@ impl Machine {
         let passed = judging
             && match stage.gate {
                 Gate::Health => self.is_ready(candidate),
-                Gate::Judge => self.verdict() == Some(Verdict::Pass) || Mutant::WallClockBake.lives() && self.baked_by_the_wall(stage),
+                Gate::Judge => pass || Mutant::WallClockBake.lives() && self.baked_by_the_wall(stage),
             };
         if passed {
             return self.next_stage(advancing);

@@ -1,6 +1,7 @@
 //! Looking: when metrics are read, of whom, and what becomes of the answer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{INTERVALS_MAX, Machine};
@@ -43,7 +44,7 @@ impl Machine {
         let spec = self.spec();
         let plan = LookPlan {
             source: spec.source.clone(),
-            signals: judge.config().signals.clone(),
+            signals: Arc::clone(&judge.config().signals),
             arm_label: spec.arms.by.label().to_owned(),
             arms: self.compared(),
             members: BTreeMap::new(),

@@ -571,7 +571,7 @@ impl Machine {
             return Some(Reason::AlertWaiting { alert: alert.name.clone() });
         }
         let agent = self.trial().is_some_and(|trial| !trial.request.actor.is_human());
-        let target = self.readiness_target().map(|target| target.id);
+        let target = self.readiness_target().map(|target| target.id.clone());
         // What was never proven is not ready, either.
         let missing = match &self.state.readiness {
             Some(readiness) if readiness.target == target => readiness.missing.as_ref().map(resting::not_ready),

@@ -49,9 +49,9 @@ impl Machine {
     }
 
     /// The release that a revert would go to now.
-    pub(super) fn readiness_target(&self) -> Option<Release> {
-        let under = self.state.candidate().map(|candidate| candidate.id.clone()).or_else(|| self.state.stable.clone());
-        self.state.ledger.targets(under.as_ref()).first().map(|record| record.release.clone())
+    pub(super) fn readiness_target(&self) -> Option<&Release> {
+        let under = self.state.candidate().map(|candidate| &candidate.id).or(self.state.stable.as_ref());
+        self.state.ledger.newest_target(under).map(|record| &record.release)
     }
 
     fn proves(&self) -> bool {
@@ -70,7 +70,7 @@ impl Machine {
         if !self.proves() || self.proof.in_flight.is_some() {
             return;
         }
-        let Some(target) = self.readiness_target() else { return };
+        let Some(target) = self.readiness_target().cloned() else { return };
         // Another target than the one proven last is proven at once.
         let proven = self.state.readiness.as_ref().is_some_and(|readiness| readiness.target.as_ref() == Some(&target.id));
         let again = self.proof.unclear.as_ref().is_some_and(|(of, _)| *of == target.id);

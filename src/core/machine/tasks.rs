@@ -307,6 +307,10 @@ impl Machine {
         // Shares that somebody set who did not get to commit them: this machine's come after, unless its own commit is lost.
         if let (Fence::Generation(_), Action::EnsureWeights { .. }) = (&task.effect.fence, &task.effect.action) {
             let effect = task.effect.clone();
+            // A forward step is one again, and needs its way back.
+            if effect.lane == Lane::Forward && self.no_way_back().is_some() {
+                return;
+            }
             let effect = Effect { id: self.next_id(), ..effect };
             let record = self.record(Event::Wanted(Box::new(effect.clone())), None, None, "wanted again".into());
             self.records.push(record);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::leaf::{self, PartError, Seal};
+use crate::core::journal::Journal;
 use crate::core::record::Record;
 use crate::core::release::Digest;
 use crate::core::replay::Recorded;
@@ -32,12 +33,23 @@ struct Open {
 pub struct Whole {
     /// Of which workload.
     pub key: String,
-    /// What the log has of it.
-    pub recorded: Recorded,
+    /// The revision of its state.
+    pub revision: u64,
+    /// Its records, in order.
+    pub records: Vec<Record>,
+    /// What was taken in since the commit before.
+    pub journal: Journal,
     /// What it wrote, by hash.
     pub seal: Seal,
     /// Where its entries stand, in the caller's numbers.
     pub entries: Vec<u64>,
+}
+
+impl Whole {
+    /// What the log has of it, as a replay takes it.
+    pub fn recorded(&self) -> Recorded<'_> {
+        Recorded { revision: self.revision, records: &self.records, journal: &self.journal }
+    }
 }
 
 impl Assembly {
@@ -78,8 +90,8 @@ impl Assembly {
             return Err(format!("revision {revision} of {key} was written by a backstop that kept no journal: it cannot be replayed"));
         };
         open.revision = revision;
-        let recorded = Recorded { revision, records: std::mem::take(&mut open.records), journal };
-        Ok(Some(Whole { key: key.to_owned(), recorded, seal, entries: std::mem::take(&mut open.entries) }))
+        let (records, entries) = (std::mem::take(&mut open.records), std::mem::take(&mut open.entries));
+        Ok(Some(Whole { key: key.to_owned(), revision, records, journal, seal, entries }))
     }
 
     /// A workload whose last commit is not whole.

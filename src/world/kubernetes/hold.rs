@@ -1,5 +1,6 @@
 //! `EnsureHold`: which releases the API server keeps out, as the admission policies read it.
 
+use super::fences;
 use super::workload::Workload;
 use crate::core::input::Outcome;
 use crate::core::ledger::{LedgerRecord, Standing};
@@ -11,9 +12,9 @@ pub(super) const QUARANTINED: &str = "backstop.dev/quarantined";
 /// Keeps exactly these releases out.
 pub(super) async fn ensure(workload: &Workload<'_>, quarantined: &[ReleaseId]) -> Result<bool, Outcome> {
     let wanted = annotation(&workload.subjects.ledger, quarantined);
-    let rewritten = workload.objects.rewrite(workload.kind, workload.name, |_, edit| {
+    let rewritten = workload.objects.rewrite(workload.kind, workload.name, |object, edit| {
         edit.annotate(QUARANTINED, wanted.clone());
-        Ok(())
+        fences::pass(workload, object, edit)
     });
     Ok(rewritten.await?.1)
 }

@@ -20,7 +20,14 @@ fn plan(selectors: &[&Selector], release: &str) -> LookPlan {
         (id.clone(), Signal { id, objective: "o".into(), counters: BTreeMap::from([(Role::Total, (*selector).clone())]) })
     });
     let arms = BTreeMap::from([(Arm::Candidate, ReleaseId(release.into()))]);
-    LookPlan { source: "s".into(), signals: signals.collect(), arm_label: "release".into(), arms, members: BTreeMap::new(), since: None }
+    LookPlan {
+        source: "s".into(),
+        signals: std::sync::Arc::new(signals.collect()),
+        arm_label: "release".into(),
+        arms,
+        members: BTreeMap::new(),
+        since: None,
+    }
 }
 
 fn ingest(watches: &mut Watches, text: &str, at: i64) -> Result<(), String> {
