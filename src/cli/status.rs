@@ -299,7 +299,7 @@ fn called(names: &BTreeMap<ReleaseId, String>, id: &ReleaseId) -> String {
 
 fn revert_text(revert: &Revert, names: &BTreeMap<ReleaseId, String>, now: jiff::Timestamp) -> String {
     let mut text = String::new();
-    let by = revert.by.as_ref().map_or_else(|| "automatic".to_owned(), asked);
+    let by = revert.by.as_ref().map_or_else(|| "automatic".to_owned(), |by| asked(by));
     let _ = writeln!(text, "{}, {by}, {}", revert.id, ago(revert.since.wall, now));
     let _ = writeln!(text, "{} {}", revert.reason.code(), clean(&revert.reason.to_string()));
     let after = |at: Option<crate::core::time::Mono>| {

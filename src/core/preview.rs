@@ -1,6 +1,7 @@
 //! What people see: where a rollout stands, and what a revert would do from here. Values only; words are `cli`'s.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +33,7 @@ pub struct View {
     /// The release on trial, or the last one that was.
     pub candidate: Option<Release>,
     /// Who asked for it, and why.
-    pub request: Option<Request>,
+    pub request: Option<Arc<Request>>,
     /// Stage now and stages in all, counted from 1; absent outside of a trial.
     pub stage: Option<(usize, usize)>,
     /// What the stage does: `starting`, `shifting`, `judging`, `retreated`.
@@ -174,7 +175,7 @@ pub struct RevertPlan {
     /// The release that would be taken out.
     pub under: Option<Release>,
     /// Who brought it, and why.
-    pub request: Option<Request>,
+    pub request: Option<Arc<Request>>,
     /// Its share of new requests.
     pub share: Percent,
     /// Where traffic would go at once: the live stable; absent if none can serve.

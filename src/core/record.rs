@@ -1,5 +1,7 @@
 //! What is written down of each input that changes state, each decision and each effect.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +40,7 @@ pub struct Record {
     pub artifact_digest: Option<String>,
     /// Who asked, and why, where somebody did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request: Option<Request>,
+    pub request: Option<Arc<Request>>,
     /// How it ended, in a word: `accepted`, `refused`, `breach`, `pass`, `done`, `failed` …; of a decision to revert, the
     /// revert's id.
     pub result: String,

@@ -122,7 +122,7 @@ pub struct Trial {
     /// The release on trial.
     pub candidate: Release,
     /// Who asked, and why.
-    pub request: Request,
+    pub request: Arc<Request>,
     /// The guard as it was at admission: later changes never loosen a running attempt.
     pub spec: Arc<GuardedRollout>,
     /// The policy as it was at admission, for the same reason.
@@ -364,7 +364,7 @@ pub struct Revert {
     /// Why.
     pub reason: Reason,
     /// The person or agent who asked; absent for an automatic one.
-    pub by: Option<Request>,
+    pub by: Option<Arc<Request>>,
     /// When it was decided.
     pub since: Now,
     /// When to give up.

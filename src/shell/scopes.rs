@@ -140,7 +140,12 @@ mod tests {
         for entry in audit::show(&folder, audit::Filter::default()).unwrap() {
             let Some(record) = entry.unwrap().record().unwrap() else { continue };
             if let (Event::Input(_), Some(request)) = (&record.event, record.request) {
-                said.push((record.resource_target, request.actor.principal, request.rationale.unwrap_or_default(), record.result));
+                said.push((
+                    record.resource_target,
+                    request.actor.principal.clone(),
+                    request.rationale.clone().unwrap_or_default(),
+                    record.result,
+                ));
             }
         }
         let said: Vec<_> = said.iter().map(|(of, who, why, result)| (of.as_str(), who.as_str(), why.as_str(), &result[..6])).collect();

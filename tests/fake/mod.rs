@@ -118,7 +118,7 @@ pub fn on_trial() -> (State, Observed) {
         policy: std::sync::Arc::default(),
         plan: Plan::compile(&guard.spec),
         candidate: candidate.clone(),
-        request,
+        request: Arc::new(request),
         spec: guard.spec,
         since: at(100),
         candidate_attested: Some(true),

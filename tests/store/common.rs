@@ -79,7 +79,7 @@ pub(crate) fn commit(key: &str, expected: u64) -> Commit {
         expected,
         state: std::sync::Arc::new(State { version: 1, revision, generation: 1, ..State::default() }),
         records: vec![
-            record(Event::Input(Box::new(command)), None, Some(request())),
+            record(Event::Input(Box::new(command)), None, Some(std::sync::Arc::new(request()))),
             record(Event::Decision { decision: Decision::Revert, intervals: Vec::new() }, Some(reason), None),
         ],
         ledger: vec![ledger(revision % 3, now(revision), revision.is_multiple_of(2))],

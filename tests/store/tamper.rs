@@ -42,7 +42,7 @@ fn large() -> backstop::core::work::Commit {
         stable_lacks: None,
     };
     commit.records[1].event = Event::Decision { decision: Decision::Revert, intervals: (0..2000).map(interval).collect() };
-    commit.records[0].request.as_mut().unwrap().rationale = Some("\u{1}".repeat(9000));
+    std::sync::Arc::make_mut(commit.records[0].request.as_mut().unwrap()).rationale = Some("\u{1}".repeat(9000));
     commit
 }
 

@@ -1,5 +1,7 @@
 //! People's and agents' commands. A revert is obeyed on receipt, in every phase.
 
+use std::sync::Arc;
+
 use super::reverting::Asked;
 use super::verbs::Meaning;
 use super::{Answer, Machine};
@@ -63,7 +65,7 @@ impl Machine {
         let nothing = |what: String| Some(Reason::NothingToDo { what });
         match (verb, meaning) {
             (Verb::Revert { to, parts, break_glass }, meaning) => {
-                return self.revert_on_command(Asked { by: Some(request), parts, only: to, break_glass }, meaning, reason);
+                return self.revert_on_command(Asked { by: Some(Arc::new(request)), parts, only: to, break_glass }, meaning, reason);
             }
             (verb, Meaning::Nothing) => {
                 return nothing(format!("`{}` means nothing while {}", verb.kind().name(), self.state.phase.kind()));

@@ -153,7 +153,7 @@ impl Machine {
         }
         self.state.trial = Some(Trial {
             candidate: release.clone(),
-            request,
+            request: Arc::new(request),
             spec,
             policy: self.policy.clone(),
             plan,

@@ -180,15 +180,15 @@ impl Machine {
         }
     }
 
-    fn take(&mut self, input: Input) -> (Option<Request>, String) {
+    fn take(&mut self, input: Input) -> (Option<Arc<Request>>, String) {
         match input {
             Input::Deployed(deployed) => {
-                let request = deployed.request.clone();
+                let request = Arc::new(deployed.request.clone());
                 let result = self.deployed(deployed);
                 (Some(request), result)
             }
             Input::Commanded(command) => {
-                let request = command.request.clone();
+                let request = Arc::new(command.request.clone());
                 let result = self.commanded(command);
                 (Some(request), result)
             }
@@ -215,7 +215,7 @@ impl Machine {
                 (None, "accepted".into())
             }
             Input::ScopeChanged(scope) => {
-                let by = scope.by.as_deref().filter(|_| scope.by != self.scope.by).cloned();
+                let by = scope.by.as_deref().filter(|_| scope.by != self.scope.by).cloned().map(Arc::new);
                 if self.state.overlays.frozen_around != scope.frozen || by.is_some() {
                     self.state.overlays.frozen_around = scope.frozen;
                     self.touch();
@@ -412,7 +412,7 @@ impl Machine {
 
     // ------------------------------------------------------------------------------------------------ records
 
-    fn record(&self, event: Event, reason: Option<Reason>, request: Option<Request>, result: String) -> Record {
+    fn record(&self, event: Event, reason: Option<Reason>, request: Option<Arc<Request>>, result: String) -> Record {
         let release = self.state.trial.as_ref().map(|trial| &trial.candidate);
         // What happens around the rollout is not the deed of whoever asked for what it is about.
         let around = matches!(&event, Event::Input(input)

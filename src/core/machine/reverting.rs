@@ -3,6 +3,7 @@
 //! Flags and traffic to a live stable are wanted before anything is looked up, verified or scaled; nothing stands in
 //! front of them. Which release is restored is decided after that.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Machine;
@@ -28,7 +29,7 @@ pub(super) const TARGETS_MAX: usize = 5;
 /// How a revert was asked for.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Asked {
-    pub(super) by: Option<Request>,
+    pub(super) by: Option<Arc<Request>>,
     pub(super) parts: Parts,
     pub(super) only: Option<ReleaseId>,
     pub(super) break_glass: bool,

@@ -373,7 +373,7 @@ pub fn record<E>(line: &Value, mut fetch: impl FnMut(&Digest) -> Result<Vec<u8>,
         reason,
         release: flat.release,
         artifact_digest: flat.artifact_digest,
-        request,
+        request: request.map(std::sync::Arc::new),
         result: flat.result,
     }))
 }
@@ -455,7 +455,7 @@ mod tests {
         worst.reason = Some(Reason::AlertFiring { alert: bad.clone() });
         let some = || Some(bad.clone());
         let actor = Actor { agent_id: some(), agent_version: some(), model: some(), principal: bad.clone(), ..Actor::default() };
-        worst.request = Some(Request {
+        worst.request = Some(std::sync::Arc::new(Request {
             id: bad.clone(),
             run_id: some(),
             actor,
@@ -464,7 +464,7 @@ mod tests {
             token_scope_id: some(),
             refused_before: Some(u64::MAX),
             credential_ttl: Some(u64::MAX),
-        });
+        }));
         let ledger = (0..2000).map(|n| (ReleaseId(format!("{n:016x}").into()), Digest::of(b"").to_string())).collect();
         let made =
             leaves("shop/checkout", &commit(vec![worst.clone()]), &Seal { state: String::new(), ledger, journal: None }, worst.at.wall)
