@@ -13,6 +13,8 @@
 mod evidence;
 mod guards;
 mod judge;
+#[allow(dead_code, reason = "a part of it is needed here")]
+mod process;
 mod programs;
 mod reverts;
 mod storm;
@@ -23,6 +25,10 @@ mod watched;
 use backstop::world::publish::SigningKey;
 
 use self::table::Table;
+
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     // `cargo bench` hands `--bench` on; what remains names parts.

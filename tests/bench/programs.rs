@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use backstop::world::clock;
 
+use super::process::resident;
 use super::table::{Against, Table, quantile};
 
 /// Starts of each kind.
@@ -100,14 +101,6 @@ fn first_output(arguments: &[&str], dir: &Path) -> f64 {
         })
         .collect();
     quantile(&mut times, 0.5)
-}
-
-/// Resident memory of a process in megabytes of 10⁶ bytes (proc(5), `VmRSS`).
-pub(crate) fn resident(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident size");
-    let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
-    kibibytes * 1024.0 / 1e6
 }
 
 /// Tells a program that we started to end, and waits for that.

@@ -10,7 +10,7 @@ use backstop::core::state::PhaseKind;
 use backstop::world::clock::{self, Clock};
 
 use super::guards::Rollout;
-use super::programs::resident;
+use super::process::resident;
 use super::table::{Against, Table};
 use super::traffic::{Counters, Second};
 
