@@ -127,7 +127,7 @@ pub struct Life {
     pub oracle: Oracle,
     /// The last lines of the transcript.
     pub lines: VecDeque<String>,
-    /// How many lines are kept.
+    /// How many lines are kept; with 0 none is written at all.
     pub keep: usize,
     /// Digest of all lines.
     pub digest: u64,
@@ -256,7 +256,7 @@ impl Life {
 
     /// Kills a controller; it comes back later.
     pub fn crash(&mut self, replica: usize, away: u64) {
-        self.note(&format!("r{replica} dies"));
+        self.note(|| format!("r{replica} dies"));
         self.replicas[replica].order = None;
         self.replicas[replica].epoch += 1;
         self.at(away, Event::Return { replica });
@@ -264,7 +264,7 @@ impl Life {
 
     /// Drops the faults, and all controllers but one.
     pub fn heal(&mut self) {
-        self.note("healed");
+        self.note(|| "healed".to_owned());
         self.faults = Faults { start: self.faults.start, ..Faults::none() };
         (self.world.store_back_at, self.world.host_back_at) = (0, 0);
         (self.world.registry, self.world.webhook) = (true, true);
@@ -318,7 +318,7 @@ impl Life {
         }
         it.order = Some(order);
         let epoch = it.epoch;
-        self.note(&format!("r{replica} starts at revision {}", state.revision));
+        self.note(|| format!("r{replica} starts at revision {}", state.revision));
         self.at(60, Event::Observe { replica, epoch });
         self.drain(replica);
     }
@@ -353,13 +353,13 @@ impl Life {
             match step {
                 None => return self.rest(replica),
                 Some(Step::Stale) => {
-                    self.note(&format!("r{replica} lost the swap"));
+                    self.note(|| format!("r{replica} lost the swap"));
                     return self.start(replica);
                 }
                 Some(Step::Start(effect)) => self.begin(replica, effect),
                 Some(Step::Commit(commit)) => self.send_commit(replica, commit),
                 Some(Step::Answer(asker, answer)) => {
-                    self.note(&format!("r{replica} answers {}: {}", answer.accepted, answer.reason));
+                    self.note(|| format!("r{replica} answers {}: {}", answer.accepted, answer.reason));
                     let machine = self.replicas[replica].order.as_ref().map(Order::machine);
                     let found = machine.map(|machine| self.oracle.answered(asker, &answer, machine));
                     self.hold(found.unwrap_or(Ok(())));
@@ -403,7 +403,7 @@ impl Life {
         if let Action::Look(_) = &effect.action {
             return self.at(wait, Event::Look { replica, epoch, effect });
         }
-        self.note(&format!("r{replica} starts {} {}", effect.id, describe(&effect)));
+        self.note(|| format!("r{replica} starts {} {}", effect.id, describe(&effect)));
         let found = self.oracle.starts(&effect, &self.world).and_then(|()| self.tries(replica, &effect));
         self.hold(found);
         let stable = self.replicas[replica].order.as_ref().and_then(|order| order.machine().state().way_back().cloned());
@@ -476,7 +476,7 @@ impl Life {
             }
             Event::Perform { replica, epoch, effect, stable, answer } => self.perform(replica, epoch, &effect, stable, answer),
             Event::Ended { replica, epoch, id, lane, outcome } => {
-                self.note(&format!("r{replica} hears {id} {}", outcome_name(&outcome)));
+                self.note(|| format!("r{replica} hears {id} {}", outcome_name(&outcome)));
                 self.give(replica, epoch, |order| order.finished(id, lane, outcome));
             }
             Event::Look { replica, epoch, effect } => self.look(replica, epoch, &effect),
@@ -506,7 +506,7 @@ impl Life {
         let before = self.oracle.before(&self.world);
         let outcome = self.world.perform(effect, stable);
         let found = self.oracle.performed(effect, &outcome, &before, &self.world);
-        self.note(&format!("world {} {}: {}", effect.id, describe(effect), outcome_name(&outcome)));
+        self.note(|| format!("world {} {}: {}", effect.id, describe(effect), outcome_name(&outcome)));
         self.hold(found);
         let host = matches!(effect.action, Action::EnsureArm { .. } | Action::EnsureWeights { .. } | Action::EnsureRelease { .. });
         if host {
@@ -547,7 +547,7 @@ impl Life {
     fn commit(&mut self, replica: usize, epoch: u64, commit: &Commit) {
         let before = self.world.state.clone();
         let how = self.world.commit(commit);
-        self.note(&format!("store r{replica} {} -> {how:?} {}", commit.state.revision, commit.state.phase.kind()));
+        self.note(|| format!("store r{replica} {} -> {how:?} {}", commit.state.revision, commit.state.phase.kind()));
         self.oracle.unsure |= how == Committed::Unavailable && self.oracle.fighting;
         if how == Committed::Unavailable && self.world.spool.iter().all(|kept| kept.state.revision != commit.state.revision) {
             self.world.spool.push(commit.clone());
@@ -603,7 +603,7 @@ impl Life {
         for id in arms {
             if self.random.chance(self.faults.member_dies) {
                 let ready_at = self.world.now + self.world.start;
-                self.note(&format!("members of {id} start again"));
+                self.note(|| format!("members of {id} start again"));
                 self.world.traffic.reset(&id, self.world.now);
                 self.world.members.entry(id).or_default().ready_at = ready_at;
             }
@@ -668,19 +668,22 @@ impl Life {
         if let Err(violation) = found
             && self.violation.is_none()
         {
-            self.note(&violation.to_string());
+            self.note(|| violation.to_string());
             self.violation = Some(violation);
         }
     }
 
-    /// Writes a line of the transcript.
-    pub fn note(&mut self, line: &str) {
+    /// Writes a line of the transcript, if one is kept.
+    pub fn note(&mut self, line: impl FnOnce() -> String) {
+        if self.keep == 0 {
+            return;
+        }
         // The oldest line makes room for the newest.
         let mut kept = if self.lines.len() < self.keep { String::new() } else { self.lines.pop_front().unwrap_or_default() };
         kept.clear();
         let (seconds, millis) = (self.world.now / 1000, self.world.now % 1000);
         // Writing into a string does not fail.
-        let _ = write!(kept, "{seconds:>5}.{millis:03} {line}");
+        let _ = write!(kept, "{seconds:>5}.{millis:03} {}", line());
         for byte in kept.bytes() {
             self.digest = (self.digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }

@@ -146,6 +146,12 @@ pub fn live(seed: u64) -> Report {
     live_with(seed, 40)
 }
 
+/// The same without a transcript, unless it broke a promise: then it is lived again and told.
+pub fn live_untold(seed: u64) -> Report {
+    let report = live_with(seed, 0);
+    if report.violation.is_some() { live(seed) } else { report }
+}
+
 /// The transcripts of these lives in one number: the same whatever built and runs them.
 pub fn transcripts(seeds: std::ops::RangeInclusive<u64>) -> u64 {
     seeds.fold(0, |all, seed| (all ^ live(seed).digest).wrapping_mul(0x0100_0000_01b3))
@@ -154,13 +160,13 @@ pub fn transcripts(seeds: std::ops::RangeInclusive<u64>) -> u64 {
 /// The same, keeping so many lines of the transcript.
 pub fn live_with(seed: u64, lines: usize) -> Report {
     if seed % 20 == 7 {
-        let mut life = touched(seed);
+        let mut life = touched(seed, lines);
         life.violation = life.violation.take().or_else(|| found_out(&life).err());
         rest(&mut life);
         return report(seed, &life);
     }
     if seed % 40 == 13 {
-        let mut life = misled(seed);
+        let mut life = misled(seed, lines);
         rest(&mut life);
         return report(seed, &life);
     }
@@ -236,8 +242,8 @@ fn choices(life: &mut Life) {
 }
 
 /// Whatever is not a number proves nothing: a bad release goes no further while its source has nothing else to say.
-fn misled(seed: u64) -> Life {
-    let mut life = clean(seed);
+fn misled(seed: u64, lines: usize) -> Life {
+    let mut life = clean(seed, lines);
     life.world.traffic.lie = Some((Lie::Nan, life.world.now));
     life.world.truth.bad_images.insert(Digest::of(b"v2"), (0.2, 0));
     life.deploy(&house::release("v2", 0), house::person("bob"));
@@ -246,9 +252,10 @@ fn misled(seed: u64) -> Life {
 }
 
 /// A life without faults, in which `v1` is known good.
-fn clean(seed: u64) -> Life {
+fn clean(seed: u64, lines: usize) -> Life {
     let mut random = Random::new(seed ^ 0x70_0c4e_d000);
     let mut life = Life::new(seed, house::guard(house::canary()), house::policy(), Faults::none(), 1);
+    life.keep = lines;
     life.world.truth.rate = random.pick(&[100, 200]);
     for image in ["v1", "v2"] {
         life.world.evidence.entry(Digest::of(image.as_bytes())).or_default().good = true;
@@ -261,8 +268,8 @@ fn clean(seed: u64) -> Life {
 }
 
 /// A deployer touches a bad release every so often, to shake its evidence off. It must be found out all the same.
-fn touched(seed: u64) -> Life {
-    let mut life = clean(seed);
+fn touched(seed: u64, lines: usize) -> Life {
+    let mut life = clean(seed, lines);
     let share = life.random.pick(&[0.05, 0.06]);
     life.world.truth.bad_images.insert(Digest::of(b"v2"), (share, 0));
     let pause = life.random.between(6, 9);

@@ -75,7 +75,7 @@ impl Lane {
                 lane.busy = begin.elapsed();
                 return lane;
             }
-            let report = swarm::live(seed);
+            let report = if tell { swarm::live(seed) } else { swarm::live_untold(seed) };
             lane.lives += 1;
             lane.looks += report.looks;
             lane.commits += report.commits;

@@ -87,11 +87,14 @@ pub fn missing(k: f64, n: f64, p1: f64, beta: f64) -> u64 {
     if log_mean_exp(&now) >= wanted {
         return 0;
     }
+    // Without a bad one among them, requests move each effect size by a step of its own.
     let each = evidences(0.0, 1.0, p1, &HEALTHY);
-    // The curve is convex and rises: from the second step on, Newton's steps come from above and fall short of nothing.
-    let mut more = 0.0;
+    let after = |more: f64| -> [f64; HEALTHY.len()] { std::array::from_fn(|j| now[j] + more * each[j]) };
+    // One effect size alone is enough there. The curve is convex and rises, so that Newton's steps from above fall short of nothing.
+    let alone = |j: usize| (wanted + libm::log(HEALTHY.len() as f64) - now[j]) / each[j];
+    let mut more = (0..HEALTHY.len()).map(alone).fold(MOST as f64, f64::min);
     for _ in 0..NEWTON {
-        let logs: [f64; HEALTHY.len()] = std::array::from_fn(|j| now[j] + more * each[j]);
+        let logs = after(more);
         let value = log_mean_exp(&logs);
         let slope = logs.iter().zip(&each).map(|(log, each)| libm::exp(log - value) * each).sum::<f64>() / HEALTHY.len() as f64;
         let step = (wanted - value) / slope;
@@ -100,7 +103,7 @@ pub fn missing(k: f64, n: f64, p1: f64, beta: f64) -> u64 {
             break;
         }
     }
-    let enough = |more: u64| health(k, n + more as f64, p1) >= wanted;
+    let enough = |more: u64| log_mean_exp(&after(more as f64)) >= wanted;
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
     let mut more = libm::ceil(more) as u64;
     while more > 1 && enough(more - 1) {

@@ -54,7 +54,7 @@ impl Life {
         let replica = if alive.len() == 1 { alive[0] } else { self.random.pick(&alive) };
         self.asked += 1;
         let asked = self.asked;
-        self.note(&format!("r{replica} << {}", name(&input)));
+        self.note(|| format!("r{replica} << {}", name(&input)));
         self.oracle.asked(asked, &input);
         if let Some(order) = &mut self.replicas[replica].order {
             order.push(input, Some(asked));
@@ -70,7 +70,7 @@ impl Life {
 
     /// A fact reaches every living controller, as documents and freezes do.
     pub fn broadcast(&mut self, input: &Input) {
-        self.note(&format!("all << {}", name(input)));
+        self.note(|| format!("all << {}", name(input)));
         for replica in 0..self.replicas.len() {
             if let Some(order) = &mut self.replicas[replica].order {
                 order.push(input.clone(), None);

@@ -18,7 +18,7 @@ fn hunt(mutant: Mutant) -> (Option<String>, u64, Duration) {
     Mutant::choose(Some(mutant));
     let begin = Instant::now();
     for seed in 1.. {
-        let noticed = match catch_unwind(|| swarm::live(seed)) {
+        let noticed = match catch_unwind(|| swarm::live_untold(seed)) {
             Ok(report) => report.violation.map(|violation| violation.invariant.map_or_else(|| violation.what.clone(), |rule| rule.id().to_owned())),
             Err(_) => Some("a panic".to_owned()),
         };
