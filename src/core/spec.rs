@@ -9,7 +9,7 @@ mod source;
 mod strategy;
 
 pub use quantity::{BadAbove, Percent, Scrapes, SlowerThan};
-pub use source::{Auth, FlagFile, FlagTarget, GuardSource, Prometheus, Scrape};
+pub use source::{Auth, FlagFile, FlagTarget, GuardSource, PodEndpoint, Prometheus, Scrape};
 pub use strategy::{BlueGreen, Canary, Candidate, Observe, OnDeadline, OnNewer, Route, Step, Strategy};
 
 use std::collections::BTreeMap;

@@ -341,7 +341,7 @@ async fn observe(
 
 /// Scrapes the host's counters where it says they are.
 fn connect_host(shared: &Shared, address: SocketAddr) -> Option<SocketAddr> {
-    let scrape = Scrape { urls: vec![format!("http://{address}/metrics")], every: HOST_SCRAPE, auth: None };
+    let scrape = Scrape { urls: vec![format!("http://{address}/metrics")], pods: None, every: HOST_SCRAPE, auth: None };
     let spec = GuardSource { prometheus: None, scrape: Some(scrape), allowed_namespaces: Vec::new() };
     match Source::open(HOST_SOURCE, &spec) {
         Ok(source) => {

@@ -65,6 +65,17 @@ pub struct Exposition<'a> {
     pub malformed: usize,
 }
 
+impl Exposition<'_> {
+    /// Gives every series these labels, in place of its own of that name.
+    pub fn relabel(&mut self, labels: &[(&str, &str)]) {
+        for counter in &mut self.counters {
+            counter.labels.retain(|(name, _)| labels.iter().all(|(given, _)| name != given));
+            counter.labels.extend(labels.iter().map(|(name, value)| (Cow::Owned((*name).to_owned()), Cow::Owned((*value).to_owned()))));
+            counter.labels.sort();
+        }
+    }
+}
+
 /// Why a body cannot be trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid {

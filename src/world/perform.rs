@@ -15,6 +15,7 @@ use super::kubernetes::{Cluster, Member};
 use super::notify::{Notifier, Subject};
 use super::prove::StoreAsked;
 use super::registry::Collector;
+use super::scrape::Pods;
 use super::source::Source;
 use super::storage::Storage;
 use super::store::{LoadError, Unavailable};
@@ -254,9 +255,18 @@ impl World {
         let plan = narrowed.as_ref().unwrap_or(plan);
         let source = self.sources.read().unwrap_or_else(PoisonError::into_inner).get(&plan.source).map(|(_, source)| Arc::clone(source));
         match source {
-            Some(source) => source.look(plan).await,
+            Some(source) => source.look_at(plan, &self.pods_of(subjects, plan)).await,
             None => fault(LookFault::Down(format!("there is no source `{}` yet", plan.source))),
         }
+    }
+
+    /// The addresses of the members that a look names.
+    fn pods_of(&self, subjects: &Subjects, plan: &LookPlan) -> Pods {
+        let key = &subjects.guard.key;
+        let namespace = key.split_once('/').map_or("default", |(namespace, _)| namespace).to_owned();
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        let known = members.get(key).into_iter().flat_map(|of| plan.arms.values().filter_map(|release| of.get(release)).flatten());
+        Pods { namespace, addresses: known.filter_map(|member| Some((member.pod.clone(), member.ip?))).collect() }
     }
 
     /// The one number that a query gives, from the source of that name.

@@ -5,11 +5,13 @@
 //! monotonic one, so that it never steps. A scrape that failed or cannot be trusted leaves a gap, never a zero.
 //!
 //! Unlike Prometheus nothing here adds `job` or `instance`: selectors see the labels that the endpoint writes. To tell the
-//! same series of several endpoints apart each gets the label `scrape_url`.
+//! same series of several endpoints apart each gets the label `scrape_url`. Those of a pod also get `namespace` and `pod`,
+//! whatever it says itself: which arm it belongs to is not its own word. Pods are scraped while somebody looks at them.
 
 mod ring;
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,18 +47,33 @@ const FORGET: Duration = Duration::from_mins(1);
 /// How long a look waits for the first scrape of what it is the first to read.
 const FIRST_WAIT: Duration = Duration::from_secs(2);
 
+/// How long a pod is scraped that nobody looks at: this many scrapes, but not less than [`LEAVE`].
+const LEAVE_SCRAPES: u32 = 10;
+
+/// How long a pod is scraped at least that nobody looks at.
+const LEAVE: Duration = Duration::from_secs(10);
+
+/// Members of a workload that a look is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pods {
+    /// Their namespace.
+    pub namespace: String,
+    /// Their addresses, by name.
+    pub addresses: BTreeMap<String, IpAddr>,
+}
+
 /// The scraper of one source. Its tasks end when it is dropped.
 #[derive(Debug)]
 pub struct Scraper {
     shared: Arc<Shared>,
-    _tasks: JoinSet<()>,
+    tasks: Mutex<JoinSet<()>>,
 }
 
 #[derive(Debug)]
 struct Shared {
     every: Duration,
     endpoint: Endpoint,
-    urls: Vec<Url>,
+    pods: Option<spec::PodEndpoint>,
     clock: OwnClock,
     state: Mutex<State>,
     /// Changes whenever a scrape has ended.
@@ -66,7 +83,15 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     watches: Watches,
-    targets: Vec<Target>,
+    targets: BTreeMap<Place, Target>,
+}
+
+/// What is scraped.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    url: Url,
+    /// Namespace, name and address, of a pod.
+    pod: Option<(String, String, IpAddr)>,
 }
 
 /// What is known of one endpoint. Times are when scrapes began.
@@ -76,6 +101,8 @@ struct Target {
     ended_at: Option<i64>,
     /// Why the last scrape failed; absent if it did not.
     failure: Option<LookFault>,
+    /// When somebody looked last.
+    asked_at: i64,
 }
 
 /// Our wall clock at the start, carried on by the monotonic one.
@@ -98,30 +125,57 @@ impl Scraper {
     /// # Errors
     /// No URL, an unusable or repeated one, or an interval of 0; the text says which, and why.
     pub fn start(source: &spec::Scrape) -> Result<Self, String> {
-        if source.urls.is_empty() || source.every.0.is_zero() {
-            return Err("a scrape source needs at least one URL and an interval (`every`) longer than nothing".to_owned());
+        if source.urls.is_empty() == source.pods.is_none() || source.every.0.is_zero() {
+            return Err("a scrape source needs URLs or `pods`, one of them, and an interval (`every`) longer than nothing".to_owned());
         }
-        let urls = source.urls.iter().map(|url| address(url)).collect::<Result<Vec<_>, _>>()?;
-        if let Some((_, url)) = urls.iter().enumerate().find(|(index, url)| urls[..*index].contains(url)) {
-            return Err(format!("`{url}` appears twice: its requests would be counted twice"));
+        let mut targets = BTreeMap::new();
+        for url in &source.urls {
+            let place = Place { url: address(url)?, pod: None };
+            if targets.insert(place, Target::default()).is_some() {
+                return Err(format!("`{url}` appears twice: its requests would be counted twice"));
+            }
         }
+        let places: Vec<Place> = targets.keys().cloned().collect();
         let shared = Arc::new(Shared {
             every: source.every.0,
             endpoint: Endpoint::new(source.auth.clone(), [])?,
+            pods: source.pods.clone(),
             clock: OwnClock { start: clock::instant(), wall: clock::wall().as_millisecond() },
-            state: Mutex::new(State { watches: Watches::default(), targets: vec![Target::default(); urls.len()] }),
+            state: Mutex::new(State { watches: Watches::default(), targets }),
             ended: watch::Sender::new(()),
-            urls,
         });
         let mut tasks = JoinSet::new();
-        for target in 0..shared.urls.len() {
-            tasks.spawn(Arc::clone(&shared).scrape_forever(target));
+        tasks.spawn(Arc::clone(&shared).forget_forever());
+        for place in places {
+            tasks.spawn(Arc::clone(&shared).scrape_forever(place));
         }
-        Ok(Self { shared, _tasks: tasks })
+        Ok(Self { shared, tasks: Mutex::new(tasks) })
     }
 
-    /// The samples after `plan.since` of what has been scraped. What nobody read before is scraped first.
-    pub async fn look(&self, plan: &LookPlan) -> Looked {
+    /// Has these pods scraped from now on, while somebody looks at them; nothing where URLs are scraped.
+    fn follow(&self, pods: &Pods) {
+        let Some(endpoint) = &self.shared.pods else { return };
+        let now = self.shared.clock.now();
+        for (name, address) in pods.addresses.iter().filter(|(_, address)| is_a_pods(address)) {
+            let Ok(url) = format!("http://{}{}", SocketAddr::new(*address, endpoint.port), endpoint.path).parse() else { continue };
+            let place = Place { url, pod: Some((pods.namespace.clone(), name.clone(), *address)) };
+            let mut state = self.shared.state();
+            let is_new = !state.targets.contains_key(&place);
+            state.targets.entry(place.clone()).or_default().asked_at = now;
+            drop(state);
+            if is_new {
+                let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+                // What has ended is not kept.
+                while tasks.try_join_next().is_some() {}
+                tasks.spawn(Arc::clone(&self.shared).scrape_forever(place));
+            }
+        }
+    }
+
+    /// The samples after `plan.since` of what has been scraped. What nobody read before is scraped first. Where pods are scraped it is
+    /// these: the members that the plan names.
+    pub async fn look(&self, plan: &LookPlan, pods: &Pods) -> Looked {
+        self.follow(pods);
         let mut ended = self.shared.ended.subscribe();
         let now = self.shared.clock.now();
         let is_new = match self.shared.state().watches.register(plan, now) {
@@ -131,7 +185,7 @@ impl Scraper {
         if is_new {
             // Out of patience is no fault: the answer then says what is there so far.
             let _ = tokio::time::timeout(FIRST_WAIT, async {
-                while self.shared.state().targets.iter().any(|target| target.ended_at.is_none_or(|at| at < now)) {
+                while self.shared.state().of(pods).any(|(_, target)| target.ended_at.is_none_or(|at| at < now)) {
                     if ended.changed().await.is_err() {
                         break;
                     }
@@ -139,7 +193,7 @@ impl Scraper {
             })
             .await;
         }
-        self.shared.answer(plan)
+        self.shared.answer(plan, pods)
     }
 }
 
@@ -148,11 +202,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(&self, plan: &LookPlan) -> Looked {
+    fn answer(&self, plan: &LookPlan, pods: &Pods) -> Looked {
         let state = self.state();
         let now = self.clock.now();
         let since = plan.since.unwrap_or_else(|| now.saturating_sub(millis(self.every.saturating_mul(FIRST_SCRAPES))));
-        if let Some(fault) = state.fault(&self.urls, since) {
+        if let Some(fault) = state.fault(pods, since) {
             return Looked { source_now: now, samples: BTreeMap::new(), fault: Some(fault) };
         }
         let mut samples = BTreeMap::new();
@@ -172,75 +226,109 @@ impl Shared {
         Looked { source_now: now, samples, fault: None }
     }
 
-    async fn scrape_forever(self: Arc<Self>, target: usize) {
+    async fn forget_forever(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(self.every.saturating_mul(10));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            ticks.tick().await;
+            self.forget();
+        }
+    }
+
+    /// Scrapes one endpoint, until it is a pod that nobody looks at any more.
+    async fn scrape_forever(self: Arc<Self>, place: Place) {
         let mut ticks = tokio::time::interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        for tick in 0_u64.. {
+        loop {
             ticks.tick().await;
-            // One task for all, and not each time: it walks everything that is kept.
-            if target == 0 && tick % 10 == 0 {
-                self.forget();
-            }
-            if !self.state().watches.is_empty() {
-                self.scrape(target).await;
+            match self.is_wanted(&place) {
+                Some(true) => self.scrape(&place).await,
+                Some(false) => {}
+                None => return,
             }
         }
+    }
+
+    /// Whether somebody looks at what is scraped here; nothing if the endpoint is left for good.
+    fn is_wanted(&self, place: &Place) -> Option<bool> {
+        let state = self.state();
+        state.targets.contains_key(place).then(|| !state.watches.is_empty())
     }
 
     fn forget(&self) {
-        let keep = self.every.saturating_mul(FORGET_SCRAPES).max(FORGET);
-        self.state().watches.forget(self.clock.now().saturating_sub(millis(keep)));
+        let before = |scrapes: u32, least: Duration| self.clock.now().saturating_sub(millis(self.every.saturating_mul(scrapes).max(least)));
+        let mut state = self.state();
+        state.watches.forget(before(FORGET_SCRAPES, FORGET));
+        let left = before(LEAVE_SCRAPES, LEAVE);
+        state.targets.retain(|place, target| place.pod.is_none() || target.asked_at >= left);
     }
 
     /// One scrape: fetched and read without the lock, then taken as a whole or not at all.
-    async fn scrape(&self, target: usize) {
-        let url = &self.urls[target];
+    async fn scrape(&self, place: &Place) {
         let started = self.clock.now();
-        let request = self.endpoint.client().get(url.clone()).header(ACCEPT, FORMATS);
+        let request = self.endpoint.client().get(place.url.clone()).header(ACCEPT, FORMATS);
         let answer = self.endpoint.send(request, self.every.min(LONGEST)).await;
-        let outcome = answer.map_err(unanswered).and_then(|answer| self.take(&answer, url, started));
+        let outcome = answer.map_err(unanswered).and_then(|answer| self.take(&answer, place, started));
         if let Err(fault) = &outcome {
-            tracing::debug!(url = %shown(url), ?fault, "scrape failed");
+            tracing::debug!(url = %shown(&place.url), ?fault, "scrape failed");
         }
         let mut state = self.state();
-        let known = &mut state.targets[target];
-        known.ended_at = Some(started);
-        known.good_at = if outcome.is_ok() { Some(started) } else { known.good_at };
-        known.failure = outcome.err();
+        if let Some(known) = state.targets.get_mut(place) {
+            known.ended_at = Some(started);
+            known.good_at = if outcome.is_ok() { Some(started) } else { known.good_at };
+            known.failure = outcome.err();
+        }
         drop(state);
         self.ended.send_replace(());
     }
 
-    fn take(&self, answer: &Answer, url: &Url, started: i64) -> Result<(), LookFault> {
+    fn take(&self, answer: &Answer, place: &Place, started: i64) -> Result<(), LookFault> {
         let format = format(answer)?;
         let watched: Vec<String> = self.state().watches.metrics().cloned().collect();
         let body = Body { bytes: &answer.body, format, complete: answer.complete };
-        let exposition = exposition::parse(body, |name| watched.binary_search_by(|known| known.as_str().cmp(name)).is_ok())
+        let mut exposition = exposition::parse(body, |name| watched.binary_search_by(|known| known.as_str().cmp(name)).is_ok())
             .map_err(|invalid| LookFault::Invalid(excerpt(&invalid.to_string())))?;
         if exposition.malformed > 0 {
-            tracing::debug!(url = %shown(url), lines = exposition.malformed, "lines of metrics that nobody watches cannot be read");
+            tracing::debug!(url = %shown(&place.url), lines = exposition.malformed, "lines of metrics that nobody watches cannot be read");
+        }
+        if let Some((namespace, pod, _)) = &place.pod {
+            exposition.relabel(&[("namespace", namespace), ("pod", pod)]);
         }
         let read = self.clock.now();
-        self.state().watches.ingest(&exposition, url.as_str(), started, read).map_err(LookFault::Invalid)
+        self.state().watches.ingest(&exposition, place.url.as_str(), started, read).map_err(LookFault::Invalid)
     }
 }
 
 impl State {
+    /// What a look reads.
+    fn of<'a>(&'a self, pods: &'a Pods) -> impl Iterator<Item = (&'a Place, &'a Target)> {
+        self.targets.iter().filter(move |(place, _)| match &place.pod {
+            Some((namespace, pod, address)) => *namespace == pods.namespace && pods.addresses.get(pod) == Some(address),
+            None => true,
+        })
+    }
+
     /// Why nothing can be said about the time after `since`: every endpoint's last scrape failed, and none was good since.
-    fn fault(&self, urls: &[Url], since: i64) -> Option<LookFault> {
-        if self.targets.iter().any(|target| target.failure.is_none() || target.good_at.is_some_and(|at| at > since)) {
+    fn fault(&self, pods: &Pods, since: i64) -> Option<LookFault> {
+        let failures: Vec<(&Place, &LookFault)> =
+            self.of(pods).filter_map(|(place, target)| target.failure.as_ref().map(|fault| (place, fault))).collect();
+        let speaks = |target: &Target| target.failure.is_none() || target.good_at.is_some_and(|at| at > since);
+        if failures.is_empty() || self.of(pods).any(|(_, target)| speaks(target)) {
             return None;
         }
-        let texts: Vec<String> = self
-            .targets
-            .iter()
-            .zip(urls)
-            .filter_map(|(target, url)| target.failure.as_ref().map(|fault| format!("{}: {}", shown(url), text(fault))))
-            .collect();
+        let texts: Vec<String> = failures.iter().map(|(place, fault)| format!("{}: {}", shown(&place.url), text(fault))).collect();
         let more = if texts.len() > 3 { format!(" (and {} more)", texts.len() - 3) } else { String::new() };
         let text = format!("{}{more}", texts[..texts.len().min(3)].join("; "));
-        let is_invalid = self.targets.iter().any(|target| matches!(target.failure, Some(LookFault::Invalid(_))));
+        let is_invalid = failures.iter().any(|(_, fault)| matches!(fault, LookFault::Invalid(_)));
         Some(if is_invalid { LookFault::Invalid(text) } else { LookFault::Down(text) })
+    }
+}
+
+/// Whether a pod may have this address: where machines keep their credentials there is none.
+fn is_a_pods(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !address.is_link_local() && !address.is_unspecified(),
+        IpAddr::V6(address) => !address.is_unicast_link_local() && !address.is_unspecified() && address.to_ipv4_mapped().is_none(),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::core::spec::GuardSource;
 use crate::core::work::LookPlan;
 
 use super::prometheus::Prometheus;
-use super::scrape::Scraper;
+use super::scrape::{Pods, Scraper};
 
 /// A source of metrics. Each has its own connections, limits and deadlines, so that a hanging one costs nobody else.
 #[derive(Debug)]
@@ -43,9 +43,14 @@ impl Source {
     /// Reads the raw samples that a look asks for. Never fails and never hangs: faults are part of the answer, and it
     /// comes within the source's own time limit.
     pub async fn look(&self, plan: &LookPlan) -> Looked {
+        self.look_at(plan, &Pods::default()).await
+    }
+
+    /// The same of members whose addresses are known: a source that scrapes pods asks these.
+    pub async fn look_at(&self, plan: &LookPlan, pods: &Pods) -> Looked {
         match self {
             Self::Prometheus(prometheus) => prometheus.look(plan).await,
-            Self::Scrape(scraper) => scraper.look(plan).await,
+            Self::Scrape(scraper) => scraper.look(plan, pods).await,
         }
     }
 

@@ -55,7 +55,13 @@ fn a_good_canary_of_an_agent_is_promoted_and_becomes_known_good() {
     if let Some(missing) = shop::missing() {
         return bed::skip("a_good_canary_of_an_agent_is_promoted_and_becomes_known_good", &missing);
     }
-    let guarded = Guarded::start(Shop::open(), "driven", |guard| guard);
+    // Judged by what its pods say themselves: no Prometheus takes part.
+    let shop = Shop::open();
+    let prometheus = format!("prometheus:\n    url: {}\n    scrapeInterval: 1s", shop.metrics.server.url());
+    let guarded = Guarded::start(shop, "driven", |guard| {
+        assert!(guard.contains(&prometheus), "{guard}");
+        guard.replace(&prometheus, "scrape:\n    pods: {port: 8080}\n    every: 1s")
+    });
     let traffic = Traffic::start(&guarded.shop.router);
     guarded.deploy(&guarded.shop.v2);
     guarded.until_phase("Watching", PATIENCE);

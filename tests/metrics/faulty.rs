@@ -312,7 +312,7 @@ async fn scraped_endpoints_may_misbehave_too() {
         ("nan", false, "line 1: `requests_total` has the value NaN"),
         ("cut", false, "# EOF"),
     ] {
-        let scrape = Scrape { urls: vec![format!("{url}/{path}")], every: Span(Duration::from_millis(400)), auth: None };
+        let scrape = Scrape { urls: vec![format!("{url}/{path}")], pods: None, every: Span(Duration::from_millis(400)), auth: None };
         let source = Source::open("metrics", &GuardSource { prometheus: None, scrape: Some(scrape), allowed_namespaces: vec![] }).unwrap();
         let looked = source.look(&plan(None)).await;
         let (down, text) = match &looked.fault {

@@ -1,16 +1,22 @@
 //! Endpoints scraped directly.
 
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use backstop::core::input::{Arm, LookFault, Role};
-use backstop::core::spec::{GuardSource, Scrape};
+use backstop::core::spec::{GuardSource, PodEndpoint, Scrape};
 use backstop::core::time::Span;
+use backstop::core::work::LookPlan;
+use backstop::world::scrape::Pods;
 use backstop::world::source::Source;
 
 use super::{Target, exposition, look_until, newest, plan, series};
 
 fn open(urls: Vec<String>) -> Result<Source, String> {
-    let scrape = Scrape { urls, every: Span(Duration::from_millis(200)), auth: None };
+    let scrape = Scrape { urls, pods: None, every: Span(Duration::from_millis(200)), auth: None };
     Source::open("metrics", &GuardSource { prometheus: None, scrape: Some(scrape), allowed_namespaces: vec![] })
         .map_err(|error| error.to_string())
 }
@@ -71,9 +77,69 @@ async fn several_endpoints_stay_distinct_and_fail_alone() {
     assert!(matches!(&none.fault, Some(LookFault::Invalid(text)) if text.contains(&one.url) && text.contains(&two.url)), "{none:?}");
 }
 
+/// One listener on an address of the loopback for each pod, all on one port, as pods are.
+async fn pods(texts: &[&str]) -> (u16, Pods, Vec<Arc<AtomicBool>>) {
+    let (mut port, mut pods, mut down) = (0, Pods { namespace: "shop".into(), ..Pods::default() }, Vec::new());
+    for (number, text) in (2_u8..).zip(texts) {
+        let address = Ipv4Addr::new(127, 0, 0, number);
+        let listener = tokio::net::TcpListener::bind((address, port)).await.unwrap();
+        port = listener.local_addr().unwrap().port();
+        let (text, is_down) = ((*text).to_owned(), Arc::new(AtomicBool::new(false)));
+        down.push(Arc::clone(&is_down));
+        let answer = move || {
+            let status = if is_down.load(Ordering::Relaxed) { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+            std::future::ready((status, text.clone()))
+        };
+        let router = axum::Router::new().route("/own", axum::routing::get(answer));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        pods.addresses.insert(format!("checkout-{number}"), address.into());
+    }
+    (port, pods, down)
+}
+
+#[tokio::test]
+async fn pods_are_scraped_at_their_addresses_under_their_own_names() {
+    // What a pod says of its own name counts for nothing: it would be in the other arm.
+    let texts = ["requests_total{pod=\"checkout-3\",code=\"500\"} 5\n", "requests_total{code=\"200\",namespace=\"other\"} 900\n", ""];
+    let (port, mut there, down) = pods(&texts).await;
+    let scrape =
+        Scrape { urls: vec![], pods: Some(PodEndpoint { port, path: "/own".into() }), every: Span(Duration::from_millis(100)), auth: None };
+    let source = Source::open("pods", &GuardSource { prometheus: None, scrape: Some(scrape), allowed_namespaces: vec![] }).unwrap();
+    let mut plan = LookPlan { arm_label: "pod".into(), ..plan(None) };
+    plan.members = [(Arm::Candidate, vec!["checkout-2"]), (Arm::Stable, vec!["checkout-3", "checkout-4"])]
+        .map(|(arm, names)| (arm, names.into_iter().map(str::to_owned).collect()))
+        .into();
+    let first = source.look_at(&plan, &there).await;
+    assert_eq!(first.fault, None);
+    let (bad, good) = (newest(&first, Arm::Candidate, Role::Bad, "500").unwrap(), newest(&first, Arm::Stable, Role::Total, "200").unwrap());
+    assert_eq!((bad.value, good.value), (5.0, 900.0));
+    assert!(
+        series(&first, Arm::Stable)
+            .iter()
+            .all(|one| one.labels.contains("pod=\"checkout-3\"") && one.labels.contains("namespace=\"shop\""))
+    );
+
+    // One that answers no more is a gap of its own; when none does there is nothing to judge by.
+    down[0].store(true, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let half = source.look_at(&LookPlan { since: Some(first.source_now + 300), ..plan.clone() }, &there).await;
+    assert_eq!((half.fault.clone(), series(&half, Arm::Candidate).len(), series(&half, Arm::Stable).len()), (None, 0, 1), "{half:?}");
+    for one in &down {
+        one.store(true, Ordering::Relaxed);
+    }
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let none = source.look_at(&LookPlan { since: Some(half.source_now + 300), ..plan.clone() }, &there).await;
+    assert!(matches!(&none.fault, Some(LookFault::Down(text)) if text.contains("127.0.0.2")), "{none:?}");
+
+    // Addresses at which machines keep their credentials are nobody's pod.
+    there.addresses = [("checkout-2".to_owned(), Ipv4Addr::new(169, 254, 169, 254).into())].into();
+    let nobody = source.look_at(&LookPlan { since: Some(none.source_now), ..plan }, &there).await;
+    assert_eq!((nobody.fault.clone(), series(&nobody, Arm::Candidate).len()), (None, 0), "{nobody:?}");
+}
+
 #[tokio::test]
 async fn sources_that_cannot_work_are_refused() {
-    assert!(open(vec![]).unwrap_err().contains("at least one URL"));
+    assert!(open(vec![]).unwrap_err().contains("URLs or `pods`"));
     assert!(open(vec!["ftp://127.0.0.1/".into()]).unwrap_err().contains("http://"));
     assert!(open(vec!["http://127.0.0.1/m".into(), "http://127.0.0.1/m".into()]).unwrap_err().contains("twice"));
     let neither = GuardSource { prometheus: None, scrape: None, allowed_namespaces: vec![] };

@@ -60,14 +60,34 @@ fn eight() -> u32 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Scrape {
-    /// The endpoints; their series are put together.
+    /// The endpoints; their series are put together. Exactly one of `urls` and `pods`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
+    /// In a cluster: the pods of each rollout that is judged through this source, every one at its own address. Exactly one of
+    /// `urls` and `pods`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<PodEndpoint>,
     /// Time between scrapes.
     #[serde(default = "one_second")]
     pub every: Span,
     /// Credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
+}
+
+/// Where a pod serves its metrics. Its series get the labels `namespace` and `pod`, whatever it says itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodEndpoint {
+    /// Port.
+    pub port: u16,
+    /// Path.
+    #[serde(default = "metrics")]
+    pub path: String,
+}
+
+fn metrics() -> String {
+    "/metrics".to_owned()
 }
 
 /// Credentials, read from a file at each use so that they can be rotated; never written in a spec.

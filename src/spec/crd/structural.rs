@@ -35,6 +35,7 @@ const RULES: &[(&str, &str, &str)] = &[
         "exactly one of `bad`, or `quantile` with `value`",
     ),
     ("GuardSource", "has(self.prometheus) != has(self.scrape)", "exactly one of `prometheus` and `scrape`"),
+    ("Scrape", "has(self.urls) != has(self.pods)", "exactly one of `urls` and `pods`"),
     ("Key", "has(self.data) != has(self.file)", "exactly one of `data` and `file`"),
 ];
 

@@ -64,7 +64,19 @@ fn check_prometheus(sheet: &mut Sheet<'_>, prometheus: &Prometheus) {
 
 fn check_scrape(sheet: &mut Sheet<'_>, scrape: &Scrape) {
     const BASE: &str = "/spec/scrape";
-    if scrape.urls.is_empty() || scrape.urls.len() > MOST_URLS {
+    if let Some(pods) = &scrape.pods {
+        if !scrape.urls.is_empty() {
+            let finding = Finding::error(code::EXACTLY_ONE, "`urls` and `pods` at once").fix("make it two sources");
+            sheet.push_key(&format!("{BASE}/pods"), finding);
+        }
+        if pods.port == 0 {
+            sheet.push(&format!("{BASE}/pods/port"), Finding::error(code::LIMIT, "no port of a pod").expected("1 to 65535"));
+        }
+        if !pods.path.starts_with('/') || pods.path.contains(char::is_whitespace) {
+            let finding = Finding::error(code::URL, "not a path of an address").expected("a path such as `/metrics`");
+            sheet.push(&format!("{BASE}/pods/path"), finding);
+        }
+    } else if scrape.urls.is_empty() || scrape.urls.len() > MOST_URLS {
         sheet.push(
             &format!("{BASE}/urls"),
             Finding::error(code::LIMIT, "nothing, or too much, to scrape").expected(format!("1 to {MOST_URLS} URLs")),

@@ -50,6 +50,10 @@ fn process(sheet: &mut Sheet<'_>, guard: &Guard<'_>) {
         let finding = Finding::error(code::UNFIT, "a process has no pods").expected("`route`, or `label: …`");
         sheet.push("/spec/arms/by", finding);
     }
+    if scrapes_pods(sheet, guard) {
+        let finding = Finding::error(code::UNFIT, format!("the source `{}` scrapes pods, and a process has none", rollout.source));
+        sheet.push("/spec/source", finding.expected("a source with `prometheus`, or `scrape` with `urls`"));
+    }
 }
 
 /// A Deployment that is driven says what moves its traffic.
@@ -106,6 +110,15 @@ fn metrics(sheet: &mut Sheet<'_>, guard: &Guard<'_>) {
         let finding = Finding::error(code::UNFIT, "only the proxy of `backstop host` labels its counters with the release");
         sheet.push("/spec/arms/by", finding.expected("`pod`, or `label: …`"));
     }
+    if guard.rollout.arms.by != ArmsBy::Pod && scrapes_pods(sheet, guard) {
+        let finding = Finding::error(code::UNFIT, format!("the source `{}` scrapes pods, each under its name", guard.rollout.source));
+        sheet.push("/spec/arms/by", finding.expected("`pod`"));
+    }
+}
+
+fn scrapes_pods(sheet: &Sheet<'_>, guard: &Guard<'_>) -> bool {
+    let source = sheet.loaded.sources.get(&guard.rollout.source);
+    source.and_then(|source| source.scrape.as_ref()).is_some_and(|scrape| scrape.pods.is_some())
 }
 
 /// No two guards on one object.
