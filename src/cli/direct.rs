@@ -320,10 +320,17 @@ pub(super) fn audit_verify(context: &Context) -> Result<Report, Error> {
         Ok(found) => Report {
             exit: Exit::Done,
             value: json!({"verified": true, "entries": found.entries, "checkpoints": found.checkpoints, "workloads": found.workloads,
-                "ledger": found.ledger, "evidence": found.evidence, "undrained": found.undrained, "log": public.log.to_string()}),
+                "ledger": found.ledger, "evidence": found.evidence, "undrained": found.undrained, "elsewhere": found.elsewhere,
+                "log": public.log.to_string()}),
             text: format!(
-                "verified: {} entries under {} signed checkpoints, {} ledger records, {} evidence files; {} entries wait for the next checkpoint\nlog key: {}\n",
-                found.entries, found.checkpoints, found.ledger, found.evidence, found.undrained, public.log
+                "verified: {} entries under {} signed checkpoints, {} ledger records, {} evidence files; {} entries wait for the next checkpoint\n{}log key: {}\n",
+                found.entries,
+                found.checkpoints,
+                found.ledger,
+                found.evidence,
+                found.undrained,
+                elsewhere(found.elsewhere),
+                public.log
             ),
         },
         Err(broken) => Report {
@@ -332,6 +339,13 @@ pub(super) fn audit_verify(context: &Context) -> Result<Report, Error> {
             text: format!("NOT VERIFIED: {broken}\n"),
         },
     })
+}
+
+fn elsewhere(times: u64) -> String {
+    match times {
+        0 => String::new(),
+        times => format!("{times} times a workload goes on in the log of another replica\n"),
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------- check, verify

@@ -64,6 +64,11 @@ fn two_controllers_without_leases_decide_once() {
     restored(&shop, &v1);
     assert!(bed::eventually(SOON, agreed).is_some(), "{:?} {:?}", standing(&a), standing(&b));
     assert!(bed::eventually(SOON, || (quarantined(&shop) == 1).then_some(())).is_some());
+    // Each has what it committed itself in its log, and that is whole.
+    for replica in [&a, &b] {
+        let verified = bed::eventually(SOON, || Some(replica.tell(&["audit", "verify"])).filter(|output| output.status.success()));
+        assert!(verified.is_some(), "{:?}", replica.tell(&["audit", "verify"]));
+    }
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn verify(store: &Store) -> Result<Verified, Broken> {
 async fn an_untouched_store_verifies_and_counts() {
     let dir = tempfile::tempdir().unwrap();
     let store = filled(dir.path()).await;
-    let whole = Verified { entries: 14, checkpoints: 4, workloads: 2, ledger: 6, evidence: 2, undrained: 0 };
+    let whole = Verified { entries: 14, checkpoints: 4, workloads: 2, ledger: 6, evidence: 2, undrained: 0, elsewhere: 0 };
     assert_eq!(verify(&store), Ok(whole));
     commit_up_to(&store, "shop/cart", 3, 4).await.unwrap();
     assert_eq!(verify(&store), Ok(Verified { undrained: 2, ..whole }));

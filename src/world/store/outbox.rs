@@ -12,7 +12,7 @@ use crate::world::audit::leaf::Leaf;
 const REMEMBERED: i64 = 10_000;
 
 /// The kind of document that says up to which revision a workload's audit entries were taken.
-const TESTIFIED: &str = "testified";
+pub(crate) const TESTIFIED: &str = "testified";
 
 /// A notification that is not known to have been sent.
 #[derive(Debug, Clone, PartialEq)]
