@@ -23,6 +23,8 @@ struct Book {
     watched: BTreeMap<String, String>,
     sharing: BTreeMap<String, u32>,
     breaches: BTreeMap<String, Mono>,
+    /// When the rollouts of each source breached, the earliest first: counted again by every rollout whenever one breaches.
+    times: BTreeMap<String, Vec<Mono>>,
     frozen: BTreeSet<String>,
     /// Who last ordered a freeze of a scope, or its end, with the how manieth order that was.
     orders: BTreeMap<String, (u64, Request)>,
@@ -34,7 +36,20 @@ impl Book {
         self.orders.insert(scope.to_owned(), (number, by));
     }
 
+    /// Keeps `times` in step: a rollout counts while it is watched and has breached.
+    fn count(&mut self, key: &str, counts: bool) {
+        let (Some(source), Some(at)) = (self.watched.get(key), self.breaches.get(key)) else { return };
+        let times = self.times.entry(source.clone()).or_default();
+        let place = times.partition_point(|time| time < at);
+        if counts {
+            times.insert(place, *at);
+        } else {
+            times.remove(place);
+        }
+    }
+
     fn forget(&mut self, key: &str) {
+        self.count(key, false);
         let Some(source) = self.watched.remove(key) else { return };
         if let Some(count) = self.sharing.get_mut(&source) {
             *count -= 1;
@@ -55,12 +70,16 @@ impl Neighbours {
         let mut book = self.book();
         book.forget(key);
         book.watched.insert(key.to_owned(), source.to_owned());
+        book.count(key, true);
         *book.sharing.entry(source.to_owned()).or_default() += 1;
     }
 
     /// A rollout breached.
     pub fn breached(&self, key: &str, at: Mono) {
-        self.book().breaches.insert(key.to_owned(), at);
+        let mut book = self.book();
+        book.count(key, false);
+        book.breaches.insert(key.to_owned(), at);
+        book.count(key, true);
     }
 
     /// Freezes or thaws a namespace, or everything with `*`. `by` is absent for a freeze that an earlier controller knew of.
@@ -97,8 +116,10 @@ impl Neighbours {
         let book = self.book();
         let Some(source) = book.watched.get(key) else { return Scope::default() };
         let others = |window: Duration| {
-            let near = |other: &String| other != key && book.watched.get(other) == Some(source);
-            u32::try_from(book.breaches.iter().filter(|(other, at)| near(other) && now.since(**at) <= window).count()).unwrap_or(u32::MAX)
+            let times = book.times.get(source).map(Vec::as_slice).unwrap_or_default();
+            let all = times.len() - times.partition_point(|at| now.since(*at) > window);
+            let own = book.breaches.get(key).is_some_and(|at| now.since(*at) <= window);
+            u32::try_from(all - usize::from(own)).unwrap_or(u32::MAX)
         };
         let namespace = key.split('/').next().unwrap_or_default();
         Scope {
@@ -110,5 +131,37 @@ impl Neighbours {
             breaching_recently: others(WITNESS_WINDOW),
             watched: book.sharing.get(source).copied().unwrap_or_default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn breaches_of_the_source_are_counted_while_they_are_watched_and_near() {
+        let neighbours = Neighbours::default();
+        for (key, source) in [("a/1", "one"), ("a/2", "one"), ("a/3", "one"), ("a/4", "two")] {
+            neighbours.watch(key, source);
+        }
+        let seconds = |seconds: u64| Mono(seconds * 1000);
+        let counts = |key: &str, at: u64| {
+            let scope = neighbours.scope(key, seconds(at));
+            (scope.breaching, scope.breaching_recently, scope.watched)
+        };
+        neighbours.breached("a/1", seconds(0));
+        neighbours.breached("a/2", seconds(30));
+        neighbours.breached("a/4", seconds(30));
+        assert_eq!(counts("a/3", 40), (2, 2, 3));
+        assert_eq!((counts("a/1", 40), counts("a/2", 40), counts("a/4", 40)), ((1, 1, 3), (1, 1, 3), (0, 0, 1)), "nobody counts itself");
+        assert_eq!((counts("a/3", 70), counts("a/3", 130), counts("a/3", 200)), ((2, 1, 3), (1, 0, 3), (0, 0, 3)));
+        neighbours.breached("a/1", seconds(100));
+        assert_eq!(counts("a/3", 130), (2, 1, 3), "again is later");
+        neighbours.watch("a/1", "two");
+        assert_eq!((counts("a/3", 130), counts("a/4", 130)), ((1, 0, 2), (1, 1, 2)));
+        neighbours.forget("a/2");
+        assert_eq!(counts("a/3", 130), (0, 0, 1));
+        neighbours.watch("a/2", "one");
+        assert_eq!(counts("a/3", 130), (1, 0, 2), "it still counts");
     }
 }

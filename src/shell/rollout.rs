@@ -1,5 +1,6 @@
 //! One rollout's task: owns the machine, starts effects and never awaits one.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -41,12 +42,36 @@ pub struct Shared {
     pub neighbours: Neighbours,
     /// Rung when that has changed.
     pub changed: Notify,
+    /// Whether it is about to be rung.
+    ringing: AtomicBool,
 }
+
+/// How long breaches gather before every rollout hears of them: a hundred at once would wake each a hundred times.
+const GATHER: Duration = Duration::from_millis(10);
 
 impl Shared {
     /// For rollouts that nobody talks to yet.
     pub fn new(world: World, loaded: Arc<Loaded>) -> Self {
-        Self { world, handle: Handle::new(), loaded: RwLock::new(loaded), neighbours: Neighbours::default(), changed: Notify::new() }
+        Self {
+            world,
+            handle: Handle::new(),
+            loaded: RwLock::new(loaded),
+            neighbours: Neighbours::default(),
+            changed: Notify::new(),
+            ringing: AtomicBool::new(false),
+        }
+    }
+
+    /// Rings soon.
+    fn ring(self: &Arc<Self>) {
+        if !self.ringing.swap(true, Ordering::Relaxed) {
+            let shared = Arc::clone(self);
+            tokio::spawn(async move {
+                tokio::time::sleep(GATHER).await;
+                shared.ringing.store(false, Ordering::Relaxed);
+                shared.changed.notify_waiters();
+            });
+        }
     }
 
     /// The documents that hold now.
@@ -310,7 +335,7 @@ impl Rollout {
         let key = self.guard.key.clone();
         if commit.records.iter().any(Record::is_breach) {
             shared.neighbours.breached(&key, shared.world.clock().now().mono);
-            shared.changed.notify_waiters();
+            shared.ring();
         }
         self.back.spawn(async move {
             let begun = clock::instant();
