@@ -9,6 +9,7 @@ pub mod insight;
 pub mod install;
 mod lint;
 pub mod load;
+pub mod loosening;
 pub mod matcher;
 mod paths;
 mod references;

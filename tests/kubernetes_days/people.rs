@@ -71,3 +71,56 @@ fn an_undo_by_hand_ends_the_trial() {
     day.until("at rest with what is known good", || day.image() == day.house.v1 && day.phase() == "Idle");
     assert_eq!(day.status()["stable"]["image"], day.house.v1.as_str());
 }
+
+#[test]
+fn what_loosens_a_guard_waits_for_a_person_with_the_verb() {
+    needs_cluster!("what_loosens_a_guard_waits_for_a_person_with_the_verb");
+    let day = Day::open("loosened");
+    let controller = day.settled();
+    let (alice, key) = (day.house.cluster.user("alice"), day.key());
+    day.kubectl(&["create", "role", "editor", "--verb=get,patch,update,delete", "--resource=guardedrollouts.backstop.dev"]);
+    day.kubectl(&["create", "rolebinding", "alice", "--role=editor", "--user=alice"]);
+    let patch = |user: &crate::cluster::User, patch: &str| {
+        user.kubectl(&["patch", "gro", "checkout", "--namespace", day.namespace, "--type=merge", "--patch", patch], "")
+    };
+    let approved = || {
+        let conditions = day.status()["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.into_iter().find(|one| one["type"] == "Approved").unwrap_or_default()
+    };
+    // A person without the verb writes, and nothing comes of it; a controller that starts afterwards knows that as well.
+    patch(
+        &alice,
+        r#"{"spec":{"objectives":[{"name":"availability","good":"50%","ratio":{"bad":"errors_total","total":"requests_total"}}]}}"#,
+    )
+    .unwrap();
+    day.until("held back", || approved()["status"] == "False");
+    let said = approved()["message"].as_str().unwrap().to_owned();
+    assert!(said.contains("objectives") && said.contains("backstop.dev/approved=2"), "{said}");
+    let shown = |controller: &crate::replica::Replica| String::from_utf8(controller.tell(&["status", &key, "--json"]).stdout).unwrap();
+    controller.kill();
+    let controller = day.controller();
+    day.until("it answers", || controller.tell(&["status", &key]).status.success());
+    assert!(shown(&controller).contains("checkout") && approved()["status"] == "False", "{}", shown(&controller));
+
+    let approve = |user: &crate::cluster::User, generation: &str| {
+        let annotation = format!("backstop.dev/approved={generation}");
+        user.kubectl(&["annotate", "gro", "checkout", "--namespace", day.namespace, "--overwrite", &annotation], "")
+    };
+    let said = approve(&alice, "2").expect_err("she has no such right");
+    assert!(said.contains("`loosen`"), "{said}");
+    let said = alice.kubectl(&["delete", "gro", "checkout", "--namespace", day.namespace], "").expect_err("nor gets she rid of it");
+    assert!(said.contains("`loosen`"), "{said}");
+    let said = alice.kubectl(&["label", "gro", "checkout", "--namespace", day.namespace, "tier=none"], "").expect_err("nor labels it");
+    assert!(said.contains("`loosen`"), "{said}");
+    let admin = day.house.cluster.admin();
+    let said = approve(&admin, "1").expect_err("that is not what is written");
+    assert!(said.contains("generation"), "{said}");
+    approve(&admin, "2").unwrap();
+    day.until("in force", || approved()["status"] == "True");
+    // What tightens needs nobody.
+    patch(&alice, r#"{"spec":{"watch":{"for":"1h","holdback":"0%"}}}"#).unwrap();
+    day.until("in force", || {
+        let in_force = day.status()["inForce"].as_str().unwrap_or_default().to_owned();
+        approved()["status"] == "True" && in_force.contains("1h") && in_force.contains("50%")
+    });
+}

@@ -4,19 +4,31 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use kube::api::DynamicObject;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use crate::core::actor::Actor;
 use crate::core::policy::GuardPolicy;
 use crate::core::spec::{API_VERSION, FlagTarget, GuardSource, GuardedRollout, Metadata, Strategy};
 use crate::spec::document::Kind;
-use crate::spec::{Loaded, load_text};
+use crate::spec::{Loaded, load_text, loosening};
+use crate::world::kubernetes::report::Said;
+
+/// On a document: the generation of it that a person with the verb `loosen` approves.
+const APPROVED: &str = "backstop.dev/approved";
 
 /// What was written of one document, and what is to be made of it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Entry<T> {
-    /// The document as it counts: the newest that could be read. `None` if none could.
-    pub(super) document: Option<T>,
+    /// The document as it is written: the newest that could be read. `None` if none could.
+    written: Option<T>,
+    /// The one that counts, with its labels and spec as they are kept: what loosens it waits for a person.
+    in_force: Option<(T, Json)>,
+    /// Whether that was ever guarded, or used: mending what never was loosens nothing.
+    used: bool,
+    /// The fields of the written one that wait.
+    waits: Vec<String>,
+    /// The generation that somebody would approve.
+    generation: i64,
     /// Why the newest one cannot be used, if it cannot.
     pub(super) trouble: Option<String>,
 }
@@ -24,11 +36,15 @@ pub(super) struct Entry<T> {
 /// All documents.
 #[derive(Debug, Default)]
 pub(super) struct Books {
-    pub(super) rollouts: BTreeMap<String, Entry<(Metadata, GuardedRollout)>>,
+    pub(super) rollouts: BTreeMap<String, Entry<Guard>>,
     policies: BTreeMap<String, Entry<GuardPolicy>>,
     sources: BTreeMap<String, Entry<GuardSource>>,
     flags: BTreeMap<String, Entry<FlagTarget>>,
+    /// What of cluster-wide kinds was in force when it was kept last, by kind and name.
+    kept: BTreeMap<String, Json>,
 }
+
+type Guard = (Metadata, GuardedRollout);
 
 /// `namespace/name`, or the name of what has no namespace.
 pub(super) fn key_of(object: &DynamicObject) -> String {
@@ -37,14 +53,72 @@ pub(super) fn key_of(object: &DynamicObject) -> String {
 }
 
 impl Books {
+    /// Takes in what was in force of cluster-wide kinds: before their documents are.
+    pub(super) fn remember(&mut self, kept: BTreeMap<String, Json>) {
+        self.kept = kept;
+    }
+
     /// Takes a document in; whether anything that counts has changed. `secrets` is the folder in which credentials are.
     pub(super) fn apply(&mut self, kind: Kind, object: &DynamicObject, secrets: &Path) -> bool {
-        let (key, (mut loaded, trouble)) = (key_of(object), read(kind, object, secrets));
+        let key = key_of(object);
+        let kept = match kind {
+            Kind::GuardedRollout => object.data["status"]["inForce"].as_str().and_then(|text| serde_json::from_str(text).ok()),
+            _ => self.kept.remove(&place(kind, &key)),
+        };
+        let new = New {
+            generation: object.metadata.generation.unwrap_or_default(),
+            approved: object.metadata.annotations.as_ref().and_then(|all| all.get(APPROVED)).and_then(|text| text.parse().ok()),
+            raw: raw_of(object),
+            loaded: read(kind, object, secrets),
+            // What was in force is read as it was written then.
+            waits_for_use: kind == Kind::GuardedRollout,
+            kept: kept.map(|raw: Json| (read(kind, &with(object, &raw), secrets).0, raw)),
+        };
+        // What is cluster-wide counts as soon as it can be read; a guard, once its workload is guarded.
         match kind {
-            Kind::GuardedRollout => put(&mut self.rollouts, &key, loaded.rollouts.remove(&key), trouble),
-            Kind::GuardPolicy => put(&mut self.policies, &key, loaded.policies.remove(&key), trouble),
-            Kind::GuardSource => put(&mut self.sources, &key, loaded.sources.remove(&key), trouble),
-            Kind::FlagTarget => put(&mut self.flags, &key, loaded.flags.remove(&key), trouble),
+            Kind::GuardedRollout => put(&mut self.rollouts, &key, new, |loaded| loaded.rollouts.remove(&key), loosening::of_guard),
+            Kind::GuardPolicy => put(&mut self.policies, &key, new, |loaded| loaded.policies.remove(&key), loosening::of_policy),
+            Kind::GuardSource => put(&mut self.sources, &key, new, |loaded| loaded.sources.remove(&key), loosening::of_source),
+            Kind::FlagTarget => put(&mut self.flags, &key, new, |loaded| loaded.flags.remove(&key), loosening::of_flag),
+        }
+    }
+
+    /// Notes that these guards are guarded as they are in force: from now on what loosens them waits.
+    pub(super) fn use_guards<'a>(&mut self, keys: impl Iterator<Item = &'a String>) {
+        for key in keys {
+            if let Some(entry) = self.rollouts.get_mut(key) {
+                entry.used = true;
+            }
+        }
+    }
+
+    /// What is in force of cluster-wide kinds, to be kept.
+    pub(super) fn to_keep(&self) -> BTreeMap<String, Json> {
+        fn of<T>(kind: Kind, entries: &BTreeMap<String, Entry<T>>) -> impl Iterator<Item = (String, Json)> {
+            entries.iter().filter_map(move |(key, entry)| Some((place(kind, key), entry.in_force.as_ref()?.1.clone())))
+        }
+        let policies = of(Kind::GuardPolicy, &self.policies).chain(of(Kind::GuardSource, &self.sources));
+        policies.chain(of(Kind::FlagTarget, &self.flags)).collect()
+    }
+
+    /// What is to be said of a guard's document.
+    pub(super) fn said(&self, key: &str, trouble: Option<&str>) -> Said {
+        let Some(entry) = self.rollouts.get(key) else { return Said { trouble: trouble.map(str::to_owned), ..Said::default() } };
+        let mut waits: Vec<String> = waiting(Kind::GuardedRollout, key, entry).into_iter().collect();
+        if let Some(((_, guard), _)) = &entry.in_force {
+            let named = |name: &String| *name == guard.source || guard.revert.flags.iter().any(|flag| flag.use_ == *name);
+            waits.extend(self.policies.iter().filter_map(|(name, entry)| waiting(Kind::GuardPolicy, name, entry)));
+            waits.extend(
+                self.sources.iter().filter(|(name, _)| named(name)).filter_map(|(name, entry)| waiting(Kind::GuardSource, name, entry)),
+            );
+            waits.extend(
+                self.flags.iter().filter(|(name, _)| named(name)).filter_map(|(name, entry)| waiting(Kind::FlagTarget, name, entry)),
+            );
+        }
+        Said {
+            trouble: trouble.map(str::to_owned),
+            waits: (!waits.is_empty()).then(|| waits.join("; ")),
+            in_force: entry.in_force.as_ref().filter(|_| entry.used).map(|(_, raw)| raw.to_string()),
         }
     }
 
@@ -70,27 +144,102 @@ impl Books {
 
     /// The documents that count. Where nobody stamps who asks, nothing is driven.
     pub(super) fn loaded(&self, stamped: bool) -> Loaded {
-        let mut rollouts = usable(&self.rollouts);
+        let mut rollouts = in_force(&self.rollouts);
         if !stamped {
             for (_, rollout) in rollouts.values_mut() {
                 rollout.strategy = Strategy::Observe(crate::core::spec::Observe {});
             }
         }
-        Loaded::kept(rollouts, usable(&self.policies), usable(&self.sources), usable(&self.flags))
+        // Of a policy both count until it is approved: the strictest value of each field stands.
+        let mut policies = in_force(&self.policies);
+        for (name, entry) in self.policies.iter().filter(|(_, entry)| !entry.waits.is_empty()) {
+            policies.extend(entry.written.clone().map(|written| (format!("{name} (not approved yet)"), written)));
+        }
+        Loaded::kept(rollouts, policies, in_force(&self.sources), in_force(&self.flags))
     }
 }
 
-fn usable<T: Clone>(entries: &BTreeMap<String, Entry<T>>) -> BTreeMap<String, T> {
-    entries.iter().filter_map(|(key, entry)| Some((key.clone(), entry.document.clone()?))).collect()
+fn in_force<T: Clone>(entries: &BTreeMap<String, Entry<T>>) -> BTreeMap<String, T> {
+    entries.iter().filter_map(|(key, entry)| Some((key.clone(), entry.in_force.as_ref()?.0.clone()))).collect()
 }
 
-fn put<T: PartialEq>(entries: &mut BTreeMap<String, Entry<T>>, key: &str, document: Option<T>, trouble: Option<String>) -> bool {
+/// What of a document waits, and how it is approved.
+fn waiting<T>(kind: Kind, key: &str, entry: &Entry<T>) -> Option<String> {
+    let (namespace, name) =
+        key.split_once('/').map_or((String::new(), key), |(namespace, name)| (format!(" --namespace {namespace}"), name));
+    (!entry.waits.is_empty()).then(|| {
+        format!(
+            "{kind} {key} is in force as it was before generation {}, which loosens {}: a person with the verb `loosen` approves it by \
+             `kubectl annotate {} {name}{namespace} --overwrite {APPROVED}={}`",
+            entry.generation,
+            entry.waits.join(", "),
+            kind.name().to_lowercase(),
+            entry.generation
+        )
+    })
+}
+
+/// A document as it was just seen.
+struct New {
+    generation: i64,
+    approved: Option<i64>,
+    raw: Json,
+    loaded: (Loaded, Option<String>),
+    kept: Option<(Loaded, Json)>,
+    /// Whether it is in use only when that is [said](Books::use_guards).
+    waits_for_use: bool,
+}
+
+fn put<T: PartialEq + Clone>(
+    entries: &mut BTreeMap<String, Entry<T>>,
+    key: &str,
+    new: New,
+    mut pick: impl FnMut(&mut Loaded) -> Option<T>,
+    loosens: fn(&T, &T) -> Vec<String>,
+) -> bool {
     let known = entries.remove(key);
-    let kept = known.as_ref().is_some_and(|known| known.trouble == trouble && (document.is_none() || known.document == document));
+    let New { generation, approved, raw, loaded: (mut loaded, trouble), kept, waits_for_use } = new;
+    let (before, used) = match &known {
+        Some(known) => (known.in_force.clone(), known.used),
+        None => (kept.and_then(|(mut loaded, raw)| Some((pick(&mut loaded)?, raw))), true),
+    };
     // What cannot be read changes nothing: a guard that is there stays as it was.
-    let document = document.or(known.and_then(|known| known.document));
-    entries.insert(key.to_owned(), Entry { document, trouble });
-    !kept
+    let entry = match (pick(&mut loaded), before) {
+        (None, before) => {
+            let written = known.as_ref().and_then(|known| known.written.clone());
+            let waits = known.as_ref().map(|known| known.waits.clone()).unwrap_or_default();
+            Entry { written, in_force: before, used, waits, generation, trouble }
+        }
+        (Some(written), before) => {
+            let waits = match &before {
+                Some((in_force, _)) if used && approved != Some(generation) => loosens(in_force, &written),
+                _ => Vec::new(),
+            };
+            let used = used && (before.is_some() || !waits_for_use);
+            let in_force = if waits.is_empty() { Some((written.clone(), raw)) } else { before };
+            Entry { written: Some(written), in_force, used, waits, generation, trouble }
+        }
+    };
+    let changed = known.is_none_or(|known| Entry { generation, ..known } != entry);
+    entries.insert(key.to_owned(), entry);
+    changed
+}
+
+/// Under which name what is in force of a cluster-wide kind is kept.
+fn place(kind: Kind, key: &str) -> String {
+    format!("{}.{key}", kind.name())
+}
+
+/// What decides of a document.
+fn raw_of(object: &DynamicObject) -> Json {
+    json!({"labels": object.metadata.labels.clone().unwrap_or_default(), "spec": object.data["spec"]})
+}
+
+/// The object as it was when this was kept.
+fn with(object: &DynamicObject, raw: &Json) -> DynamicObject {
+    let mut before = DynamicObject { types: object.types.clone(), metadata: object.metadata.clone(), data: json!({"spec": raw["spec"]}) };
+    before.metadata.labels = serde_json::from_value(raw["labels"].clone()).ok();
+    before
 }
 
 /// Reads an object as a file would be read, and says everything that is wrong with it.
@@ -171,5 +320,47 @@ mod tests {
         assert!(books.sources["prometheus"].trouble.as_ref().unwrap().contains("address"));
         assert_eq!(books.loaded(true).sources.len(), 1);
         assert!(books.remove(Kind::GuardSource, "prometheus") && books.loaded(true).sources.is_empty());
+    }
+
+    #[test]
+    fn what_loosens_a_document_waits_until_a_person_approves_it() {
+        let folder = Path::new("/secrets");
+        let at = |url: &str, generation: i64, approved: Option<i64>| {
+            let mut object = object(&json!({"prometheus": {"url": url, "scrapeInterval": "5s"}}));
+            object.metadata.generation = Some(generation);
+            object.metadata.annotations = approved.map(|approved| [(APPROVED.to_owned(), approved.to_string())].into());
+            object
+        };
+        let url = |books: &Books| books.loaded(true).sources["prometheus"].prometheus.as_ref().unwrap().url.clone();
+        let mut books = Books::default();
+        books.apply(Kind::GuardSource, &at("http://old:9090", 1, None), folder);
+        assert!(books.apply(Kind::GuardSource, &at("http://new:9090", 2, Some(1)), folder), "an approval of what it was is none");
+        assert_eq!(url(&books), "http://old:9090");
+        // Whoever starts in between knows what was in force.
+        let mut next = Books::default();
+        next.remember(books.to_keep());
+        next.apply(Kind::GuardSource, &at("http://new:9090", 2, Some(1)), folder);
+        assert_eq!(url(&next), "http://old:9090");
+        assert_eq!(next.sources["prometheus"].waits, ["prometheus"]);
+        assert!(next.apply(Kind::GuardSource, &at("http://new:9090", 2, Some(2)), folder));
+        assert_eq!((url(&next), next.sources["prometheus"].waits.len()), ("http://new:9090".to_owned(), 0));
+    }
+
+    #[test]
+    fn a_policy_and_what_would_loosen_it_hold_both() {
+        let policy = |generation: i64, bake: &str| -> DynamicObject {
+            let object = json!({
+                "apiVersion": API_VERSION, "kind": "GuardPolicy", "metadata": {"name": "floors", "generation": generation},
+                "spec": {"floors": {"bake": bake, "watch": "1h"}},
+            });
+            serde_json::from_value(object).unwrap()
+        };
+        let (mut books, folder) = (Books::default(), Path::new("/secrets"));
+        books.apply(Kind::GuardPolicy, &policy(1, "10m"), folder);
+        books.apply(Kind::GuardPolicy, &policy(2, "1m"), folder);
+        let loaded = books.loaded(true);
+        assert_eq!(loaded.policies.len(), 2, "{:?}", loaded.policies);
+        books.apply(Kind::GuardPolicy, &policy(3, "20m"), folder);
+        assert_eq!(books.loaded(true).policies.len(), 1, "what tightens holds at once");
     }
 }

@@ -30,6 +30,7 @@ use crate::shell::standalone::{StartError, guard};
 use crate::spec::Loaded;
 use crate::spec::document::Kind;
 use crate::world::audit::leaf;
+use crate::world::kubernetes::in_force;
 use crate::world::kubernetes::objects::{resource, unavailable};
 use crate::world::kubernetes::store::Store;
 use crate::world::perform::Subjects;
@@ -46,6 +47,10 @@ struct Known {
 async fn read(setup: &Setup) -> Result<Known, StartError> {
     let client = setup.cluster.client(Lane::Forward);
     let mut books = Books::default();
+    match in_force::read(client, &setup.namespace).await {
+        Ok(kept) => books.remember(kept),
+        Err(error) => tracing::warn!(%error, "what is in force of policies and sources cannot be read; they are taken as written"),
+    }
     let mut objects = BTreeMap::new();
     for namespace in one_or_all(&setup.namespaces) {
         let kind = resource(Kind::GuardedRollout.name());

@@ -21,8 +21,9 @@ use crate::shell::rollout::{Policies, Rollout, Shared};
 use crate::shell::standalone::guard;
 use crate::spec::Loaded;
 use crate::spec::document::Kind;
+use crate::world::kubernetes::in_force;
 use crate::world::kubernetes::mark::{self, Marks};
-use crate::world::kubernetes::report;
+use crate::world::kubernetes::report::{self, Said};
 use crate::world::kubernetes::store::Store;
 use crate::world::source::Source;
 use crate::world::storage::Storage;
@@ -50,7 +51,10 @@ pub(super) struct Supervisor {
     running: BTreeMap<String, Running>,
     /// Rung when a guard's task has ended: another one may have to take its place.
     ended: Arc<Notify>,
-    trouble: BTreeMap<String, String>,
+    /// What is to be said of each guard's document.
+    said: BTreeMap<String, Said>,
+    /// What is in force of cluster-wide kinds, as it was kept last.
+    kept: BTreeMap<String, serde_json::Value>,
     listed: BTreeSet<Kind>,
 }
 
@@ -61,7 +65,16 @@ struct Glance {
     /// A revert is under way.
     urgent: bool,
     conditions: Vec<crate::spec::crd::StatusCondition>,
+    /// What it says is in force.
+    in_force: Option<String>,
     generation: Option<i64>,
+}
+
+impl Glance {
+    /// Whether the status says so already. What is in force is told with the first commit; what has changed since, at once.
+    fn says(&self, said: &Said) -> bool {
+        report::is_known(&self.conditions, said) && (self.in_force.is_none() || self.in_force == said.in_force)
+    }
 }
 
 struct Running {
@@ -90,7 +103,8 @@ impl Supervisor {
             sources: BTreeMap::new(),
             running: BTreeMap::new(),
             ended: Arc::default(),
-            trouble: BTreeMap::new(),
+            said: BTreeMap::new(),
+            kept: BTreeMap::new(),
             listed: BTreeSet::new(),
         }
     }
@@ -109,6 +123,7 @@ impl Supervisor {
     /// Runs until `stop`; then every guard's task ends.
     pub(super) async fn run(mut self, mut told: mpsc::Receiver<Told>, ready: watch::Sender<bool>, mut stop: watch::Receiver<bool>) {
         let mut due: Option<tokio::time::Instant> = None;
+        self.remember(&mut stop).await;
         loop {
             let settle = async {
                 match due {
@@ -195,9 +210,10 @@ impl Supervisor {
         let urgent = matches!(phase, "Reverting" | "Recovering");
         let breached = phase == "Reverting" && object.data["status"]["verdict"] == "Breach";
         let conditions: Vec<_> = serde_json::from_value(object.data["status"]["conditions"].clone()).unwrap_or_default();
-        let known = report::is_known(&conditions, self.trouble.get(&key).map(String::as_str));
+        let in_force = object.data["status"]["inForce"].as_str().map(str::to_owned);
         let uid = object.metadata.uid.clone();
-        let glance = Glance { uid: uid.clone(), urgent, conditions, generation: object.metadata.generation };
+        let glance = Glance { uid: uid.clone(), urgent, conditions, in_force, generation: object.metadata.generation };
+        let known = self.said.get(&key).is_none_or(|said| glance.says(said));
         let known_before = self.seen.insert(key.clone(), glance);
         if known_before.as_ref().is_some_and(|before| before.uid != uid) {
             self.end(&key);
@@ -244,17 +260,49 @@ impl Supervisor {
             // A guard whose newest document cannot be used stays guarded by the one before.
             rollouts.extend(self.good.get(key).map(|document| (key.clone(), document.clone())));
         }
+        self.books.use_guards(written.rollouts.keys().filter(|key| !trouble.contains_key(*key)));
+        self.said =
+            self.books.rollouts.keys().map(|key| (key.clone(), self.books.said(key, trouble.get(key).map(String::as_str)))).collect();
+        if let Some(store) = self.store() {
+            store.note_documents(self.said.clone());
+        }
         let loaded = Arc::new(Loaded::kept(rollouts, written.policies, written.sources, written.flags));
         self.connect(&loaded).await;
         self.shared.world.replace_flag_targets(loaded.flags.clone());
         *self.shared.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&loaded);
         self.share_out(&loaded);
         self.shared.changed.notify_waiters();
-        if let Some(store) = self.store() {
-            store.note_troubles(trouble.clone());
-        }
-        self.trouble = trouble;
         self.report().await;
+        self.keep().await;
+    }
+
+    /// Keeps what is in force of cluster-wide kinds.
+    async fn keep(&mut self) {
+        let to_keep = self.books.to_keep();
+        if to_keep == self.kept {
+            return;
+        }
+        match in_force::keep(self.setup.cluster.client(Lane::Forward), &self.setup.namespace, &to_keep).await {
+            Ok(()) => self.kept = to_keep,
+            Err(error) => tracing::warn!(%error, "what is in force of policies and sources is not kept yet"),
+        }
+    }
+
+    /// Reads what was in force before this start, again and again until that works.
+    async fn remember(&mut self, stop: &mut watch::Receiver<bool>) {
+        loop {
+            match in_force::read(self.setup.cluster.client(Lane::Forward), &self.setup.namespace).await {
+                Ok(kept) => {
+                    self.kept.clone_from(&kept);
+                    return self.books.remember(kept);
+                }
+                Err(error) => tracing::warn!(%error, "what was in force of policies and sources cannot be read yet"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                _ = stop.changed() => return,
+            }
+        }
     }
 
     /// Opens the sources that are new or have changed.
@@ -321,17 +369,17 @@ impl Supervisor {
         Running { stop, revision, task }
     }
 
-    /// Says in the status of each guard of this replica what is wrong with it, where that is news.
+    /// Says in the status of each guard of this replica what is to be said of its document, where that is news.
     async fn report(&self) {
         let living = self.living.borrow().all.clone();
         let client = self.setup.cluster.client(Lane::Forward);
         for (key, glance) in &self.seen {
-            let what = self.trouble.get(key).map(String::as_str);
-            if !is_mine(&living, &self.setup.identity, key) || report::is_known(&glance.conditions, what) {
+            let Some(said) = self.said.get(key).filter(|said| !glance.says(said)) else { continue };
+            if !is_mine(&living, &self.setup.identity, key) {
                 continue;
             }
-            tracing::warn!(rollout = key, what, "what is wrong with a guard has changed");
-            if let Err(error) = report::trouble(client, key, &glance.conditions, what, glance.generation).await {
+            tracing::warn!(rollout = key, trouble = said.trouble, waits = said.waits, "what is to be said of a guard has changed");
+            if let Err(error) = report::say(client, key, &glance.conditions, said, glance.generation).await {
                 tracing::warn!(rollout = key, %error, "its status cannot say so");
             }
         }
@@ -379,8 +427,12 @@ impl Task {
         }
         // Another replica's guard stays marked; one that is gone is not guarded any more.
         if !self.shared.documents().rollouts.contains_key(&self.key) {
-            let client = self.setup.cluster.client(Lane::Forward);
-            if let Err(error) = mark::mark(client, &namespace, kind, workload, &Marks::default()).await {
+            let cluster = &self.setup.cluster;
+            let done = async {
+                mark::mark(cluster.client(Lane::Forward), &namespace, kind, workload, &Marks::default()).await?;
+                cluster.note_members(&namespace, kind, workload, false).await
+            };
+            if let Err(error) = done.await {
                 tracing::warn!(rollout = self.key, %error, "the workload stays marked as guarded");
             }
         }

@@ -40,6 +40,9 @@ pub struct RolloutStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<StatusCondition>,
+    /// What is in force of the document, labels and spec as JSON: where it was loosened since, what it was before, until that is approved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<String>,
     /// What the controller has committed, as JSON, compressed with gzip, in base64. Not for people: `backstop status` shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,

@@ -10,38 +10,59 @@ use crate::spec::crd::{ConditionStatus, StatusCondition};
 use crate::world::store::Unavailable;
 
 /// The condition that says whether backstop can do with a guard what it says.
-const READY: &str = "Ready";
+pub(super) const READY: &str = "Ready";
 /// Its reason if not.
 const INVALID: &str = "Invalid";
 
-/// The condition that says so.
-pub(super) fn ready(trouble: Option<&str>) -> StatusCondition {
-    match trouble {
+/// The condition that says whether a guard's document is in force as it is written.
+const APPROVED: &str = "Approved";
+/// Its reason if not.
+const LOOSENS: &str = "Loosens";
+
+/// What is to be said of a guard's document.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Said {
+    /// What is wrong with it.
+    pub trouble: Option<String>,
+    /// What of it, or of what it rests on, waits until a person approves it.
+    pub waits: Option<String>,
+    /// What is in force of it, labels and spec as JSON.
+    pub in_force: Option<String>,
+}
+
+/// The conditions that say so.
+pub(super) fn conditions(said: &Said) -> Vec<StatusCondition> {
+    let ready = match &said.trouble {
         Some(what) => condition(READY, ConditionStatus::False, INVALID, what),
         None => condition(READY, ConditionStatus::True, "Guarded", "backstop watches this workload"),
-    }
+    };
+    let approved = match &said.waits {
+        Some(what) => condition(APPROVED, ConditionStatus::False, LOOSENS, what),
+        None => condition(APPROVED, ConditionStatus::True, "InForce", "the document is in force as it is written"),
+    };
+    vec![ready, approved]
 }
 
 /// Whether the conditions say so already.
-pub fn is_known(conditions: &[StatusCondition], what: Option<&str>) -> bool {
-    let said = conditions.iter().find(|one| one.r#type == READY && one.reason == INVALID);
-    said.map(|one| one.message.as_str()) == what
+pub fn is_known(conditions: &[StatusCondition], said: &Said) -> bool {
+    let message = |r#type: &str, reason: &str| {
+        conditions.iter().find(|one| one.r#type == r#type && one.reason == reason).map(|one| one.message.as_str())
+    };
+    message(READY, INVALID) == said.trouble.as_deref() && message(APPROVED, LOOSENS) == said.waits.as_deref()
 }
 
-/// Says `what` is wrong with a guard; nothing, if that has ended.
+/// Says of a guard what is to be said.
 ///
 /// # Errors
 /// The API server does not take it.
-pub async fn trouble(
-    client: &Client,
-    key: &str,
-    before: &[StatusCondition],
-    what: Option<&str>,
-    generation: Option<i64>,
-) -> Result<(), Unavailable> {
+pub async fn say(client: &Client, key: &str, before: &[StatusCondition], said: &Said, generation: Option<i64>) -> Result<(), Unavailable> {
     let (namespace, name) = key.split_once('/').unwrap_or(("default", key));
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource("GuardedRollout"));
-    let patch = Patch::Merge(json!({"status": {"conditions": dated(vec![ready(what)], before, generation)}}));
+    let mut status = json!({"conditions": dated(conditions(said), before, generation)});
+    if let Some(in_force) = &said.in_force {
+        status["inForce"] = json!(in_force);
+    }
+    let patch = Patch::Merge(json!({"status": status}));
     let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
     api.patch_status(name, &parameters, &patch).await.map(drop).map_err(|error| unavailable(&format!("GuardedRollout {key}"), &error))
 }

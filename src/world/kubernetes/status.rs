@@ -9,6 +9,7 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use serde_json::{Map, Value, json};
 
+use super::report::Said;
 use crate::core::reason::Reason;
 use crate::core::record::{Decision, Event, Record};
 use crate::core::release::{Release, ReleaseId};
@@ -116,13 +117,13 @@ fn put(value: &mut Value, templates: &[Value]) -> Result<(), String> {
 
 /// What people read of a state. `before` is what they read until now: what the new records say nothing of stays.
 ///
-/// `trouble` is what is wrong with the document, which whoever reads it has found.
+/// `said_of` is what is to be said of the document, by whoever has read it; nothing by a guest, who leaves what was said.
 pub(super) fn readable(
     state: &State,
     records: &[Record],
     before: &RolloutStatus,
     generation: Option<i64>,
-    trouble: Option<&str>,
+    said_of: Option<&Said>,
 ) -> RolloutStatus {
     let candidate = state.trial.as_ref().map(|trial| &trial.candidate);
     let (verdict, reason, message) = match records.iter().rev().find_map(said) {
@@ -141,7 +142,8 @@ pub(super) fn readable(
         message,
         candidate: candidate.map(name),
         stable: state.stable.as_ref().and_then(|id| state.release(id)).map(name),
-        conditions: conditions(state, before, generation, trouble),
+        conditions: conditions(state, before, generation, said_of),
+        in_force: said_of.and_then(|said| said.in_force.clone()).or_else(|| before.in_force.clone()),
         ..RolloutStatus::default()
     }
 }
@@ -184,9 +186,14 @@ fn said(record: &Record) -> Option<(Option<&'static str>, &Reason)> {
     Some((verdict, reason))
 }
 
-fn conditions(state: &State, before: &RolloutStatus, generation: Option<i64>, trouble: Option<&str>) -> Vec<StatusCondition> {
+fn conditions(state: &State, before: &RolloutStatus, generation: Option<i64>, said_of: Option<&Said>) -> Vec<StatusCondition> {
     let phase = state.phase.kind();
-    let mut conditions = vec![super::report::ready(trouble)];
+    let was_said = before.conditions.iter().any(|one| one.r#type == super::report::READY);
+    let mut conditions = match said_of {
+        Some(said) => super::report::conditions(said),
+        None if was_said => Vec::new(),
+        None => super::report::conditions(&Said::default()),
+    };
     let (ready, why, text) = match &state.readiness {
         None => (ConditionStatus::Unknown, "NotProven", "there was no known-good release to prove yet".to_owned()),
         Some(readiness) => match (&readiness.target, &readiness.missing) {
@@ -231,7 +238,7 @@ pub(super) fn dated(conditions: Vec<StatusCondition>, before: &[StatusCondition]
 
 /// The status as a merge patch: what is absent is taken away.
 pub(super) fn patch(status: &RolloutStatus) -> Result<Value, serde_json::Error> {
-    const FIELDS: [&str; 12] = [
+    const FIELDS: [&str; 13] = [
         "observedGeneration",
         "phase",
         "weight",
@@ -241,6 +248,7 @@ pub(super) fn patch(status: &RolloutStatus) -> Result<Value, serde_json::Error> 
         "candidate",
         "stable",
         "conditions",
+        "inForce",
         "state",
         "records",
         "ledger",

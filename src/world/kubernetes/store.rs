@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use super::objects::{FIELD_MANAGER, is_conflict, is_missing, is_passing, resource, unavailable};
 use super::proofs::Proofs;
 use super::records::{Entry, Kept, Records};
+use super::report::Said;
 use super::{signing, status};
 use crate::core::actor::Request;
 use crate::core::ledger::LedgerRecord;
@@ -57,7 +58,7 @@ struct Inner {
     proofs: Proofs,
     seats: Mutex<BTreeMap<String, Seat>>,
     offered: Mutex<BTreeMap<String, DynamicObject>>,
-    troubles: Mutex<BTreeMap<String, String>>,
+    documents: Mutex<BTreeMap<String, Said>>,
     recovering: tokio::sync::Mutex<()>,
     /// One at a time: an older ledger record must not be written after a newer one.
     draining: tokio::sync::Mutex<()>,
@@ -120,7 +121,7 @@ impl Store {
     fn new(client: Client, namespace: &str, local: local::Store, public: Public, signs: bool) -> Self {
         let (records, proofs) = (Records::new(client.clone(), namespace), Proofs::new(client.clone(), namespace));
         let (recovering, draining) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
-        let (seats, offered, troubles) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (seats, offered, documents) = (Mutex::default(), Mutex::default(), Mutex::default());
         Self(Arc::new(Inner {
             client,
             namespace: namespace.to_owned(),
@@ -131,7 +132,7 @@ impl Store {
             proofs,
             seats,
             offered,
-            troubles,
+            documents,
             recovering,
             draining,
         }))
@@ -158,9 +159,9 @@ impl Store {
         lock(&self.0.offered).insert(key.to_owned(), object);
     }
 
-    /// Notes what is wrong with the documents of guards: their next commits say so.
-    pub fn note_troubles(&self, troubles: BTreeMap<String, String>) {
-        *lock(&self.0.troubles) = troubles;
+    /// Notes what is to be said of the documents of guards: their next commits say so.
+    pub fn note_documents(&self, documents: BTreeMap<String, Said>) {
+        *lock(&self.0.documents) = documents;
     }
 
     /// The revision in the status of a guard; 0 if it has no state.
@@ -210,7 +211,7 @@ impl Store {
                 state = Some(State::clone(&one.commit.state));
             }
         }
-        let kept = self.0.records.list(&self.0.public, &workload).await?;
+        let kept = self.0.records.list_since(&self.0.public, &workload, object.metadata.resource_version.as_deref()).await?;
         let pending = self.pending(&workload, &status);
         let reconciled = reconcile::reconcile(state, &kept, &pending.iter().map(|(entry, _)| entry));
         let seat = Seat {
@@ -338,6 +339,14 @@ impl Store {
             Swapped::Won | Swapped::Already => Ok(Committed { revision: commit.expected + 1 }),
             Swapped::Lost { found } => Err(CommitError::LostSwap { found }),
         }
+    }
+
+    /// Reads the records of every workload at once: what follows are as many loads as there are guards.
+    ///
+    /// # Errors
+    /// The API server does not answer; each load asks for its own then.
+    pub async fn list_records(&self) -> Result<(), Unavailable> {
+        self.0.records.list_all().await
     }
 
     /// Writes what waits in the spool, in order.
@@ -489,8 +498,8 @@ impl Store {
             seats.get(key).map(|seat| (seat.before.clone(), seat.generation)).unwrap_or_default()
         };
         let status = {
-            let troubles = lock(&self.0.troubles);
-            status::readable(&commit.state, &commit.records, &before, generation, troubles.get(key).map(String::as_str))
+            let documents = lock(&self.0.documents);
+            status::readable(&commit.state, &commit.records, &before, generation, documents.get(key))
         };
         Ok(Prepared { expected: commit.expected, text, records, ledger, status })
     }
