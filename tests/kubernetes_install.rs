@@ -8,7 +8,7 @@ mod cluster;
 use std::path::Path;
 use std::time::Duration;
 
-use backstop::spec::install::access::{Place, TABLE};
+use backstop::spec::install::access::{Access, Place, TABLE};
 use cluster::{Cluster, User, deployment};
 use serde_json::{Value, json};
 
@@ -37,12 +37,22 @@ fn installed(more: &[&str]) -> (Cluster, User) {
 
 /// Whether somebody may do this; the API server's own answer.
 fn may(user: &User, verb: &str, resource: &str, group: &str, namespace: Option<&str>) -> bool {
+    may_touch(user, verb, (resource, group, ""), namespace)
+}
+
+/// The same of a row of the table; what is created is not asked for by its name.
+fn has(user: &User, verb: &str, row: &Access, namespace: Option<&str>) -> bool {
+    let name = row.name().filter(|_| verb != "create").unwrap_or_default();
+    may_touch(user, verb, (row.resource, row.group, name), namespace)
+}
+
+fn may_touch(user: &User, verb: &str, (resource, group, name): (&str, &str, &str), namespace: Option<&str>) -> bool {
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
     let review = json!({
         "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
         "spec": {"resourceAttributes": {
             "verb": verb, "resource": resource, "subresource": subresource, "group": group, "namespace": namespace.unwrap_or_default(),
-            "name": if group == "admissionregistration.k8s.io" { "backstop-stamp" } else { "" },
+            "name": name,
         }},
     });
     let said = user.kubectl(&["create", "--validate=false", "--output=json", "--filename=-"], &review.to_string()).expect("a review");
@@ -58,11 +68,11 @@ fn wrong(backstop: &User, guarded: &str, other: &str) -> Option<String> {
             Place::Cluster => (None, None),
         };
         for verb in one.verbs {
-            if !may(backstop, verb, one.resource, one.group, inside) {
+            if !has(backstop, verb, &one, inside) {
                 return Some(format!("it may not {verb} {} in {inside:?}", one.resource));
             }
             let elsewhere = TABLE.iter().any(|two| two.resource == one.resource && two.place != one.place && two.verbs.contains(verb));
-            if outside.is_some() && !elsewhere && may(backstop, verb, one.resource, one.group, outside) {
+            if outside.is_some() && !elsewhere && has(backstop, verb, &one, outside) {
                 return Some(format!("it may {verb} {} in {outside:?}", one.resource));
             }
         }
@@ -112,7 +122,7 @@ fn the_whole_cluster_is_guarded_by_pods_that_may_run_and_nobody_is_anything_yet(
         TABLE
             .iter()
             .filter(|one| one.place == Place::Guarded)
-            .all(|one| one.verbs.iter().all(|verb| may(&backstop, verb, one.resource, one.group, Some("pay"))))
+            .all(|one| one.verbs.iter().all(|verb| has(&backstop, verb, one, Some("pay"))))
             .then_some(())
     });
     assert!(right.is_some(), "every namespace is guarded");
@@ -169,6 +179,12 @@ fn guarded() -> Guarded {
     });
     let made = bed::eventually(SOON, || backstop.apply(&service.to_string()).ok());
     assert!(made.is_some(), "and its Service: {:?}", backstop.apply(&service.to_string()));
+    let selectors = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "backstop-guarded", "namespace": "shop"},
+        "data": {"Deployment.checkout": "app=checkout", "StatefulSet.ledger": "app=ledger,tier=store"},
+    });
+    let noted = bed::eventually(SOON, || backstop.apply(&selectors.to_string()).ok());
+    assert!(noted.is_some(), "and to note what selects it: {:?}", backstop.apply(&selectors.to_string()));
     // Policies hold a moment after they were written, each by itself.
     let intruder = intruder("probe", &json!({"app": "checkout"})).to_string();
     let dry = |text: &str| agent.kubectl(&["apply", "--server-side", "--dry-run=server", "--filename=-"], text).is_err();
@@ -206,6 +222,11 @@ fn nobody_slips_pods_or_routes_under_a_guard() {
 
     let said = shop.refused(&intruder("evil", &json!({"app": "checkout"})));
     assert!(said.contains("guarded Deployment checkout"), "{said}");
+    let said = shop.refused(&intruder("evil", &json!({"app": "ledger", "tier": "store"})));
+    assert!(said.contains("guarded StatefulSet ledger"), "{said}");
+    let unnote = ["patch", "configmap", "backstop-guarded", "--namespace=shop", "--type=merge", "--patch", r#"{"data":null}"#];
+    let said = shop.agent.kubectl(&unnote, "").expect_err("nor makes the check blind");
+    assert!(said.contains("override-hold"), "{said}");
     shop.agent.apply(&intruder("other", &json!({"app": "other"})).to_string()).expect("other pods are nobody's business");
     let relabelled = shop.agent.kubectl(&["label", "pod", "other", "--namespace=shop", "--overwrite", "app=checkout"], "");
     assert!(relabelled.expect_err("nor later").contains("guarded Deployment checkout"));

@@ -7,6 +7,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses the part that it needs")]
 
 pub mod background;
+pub mod gateway;
 pub mod images;
 pub mod metrics;
 pub mod node;

@@ -20,4 +20,5 @@ mod replica;
 mod people;
 mod rig;
 mod server;
+mod traffic;
 mod workload;

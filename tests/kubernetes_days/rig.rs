@@ -58,6 +58,7 @@ fn shared() -> Arc<House> {
         return house;
     }
     let cluster = Cluster::start(1);
+    cluster.apply_gateway_api();
     cluster.apply(&bed::run(std::path::Path::new(env!("CARGO_BIN_EXE_backstop")), &["crd"]));
     cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "customresourcedefinitions", "--all"]);
     let build = Build::new();
@@ -90,6 +91,27 @@ fn rights(namespace: &str) -> String {
 impl Day {
     /// A Deployment `checkout` of two pods of `v1`, and its guard, which observes it.
     pub(crate) fn open(namespace: &'static str) -> Self {
+        let day = Self::empty(namespace);
+        day.house.cluster.apply(&format!("{}\n---\n{}", day.workload(), replica::guard(namespace, "checkout")));
+        day
+    }
+
+    /// The same with a Service, and `replicas` pods, driven by `strategy`.
+    pub(crate) fn driven(namespace: &'static str, replicas: u32, strategy: Value) -> Self {
+        let day = Self::empty(namespace);
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "checkout", "namespace": namespace},
+            "spec": {"selector": {"app": "checkout"}, "ports": [{"port": 80}]},
+        });
+        let mut guard = replica::guard(namespace, "checkout");
+        guard["spec"]["strategy"] = strategy;
+        let workload = day.workload().replace("replicas: 2", &format!("replicas: {replicas}"));
+        day.house.cluster.apply(&format!("{workload}\n---\n{service}\n---\n{guard}"));
+        day
+    }
+
+    /// A namespace of its own, and no workload.
+    pub(crate) fn empty(namespace: &'static str) -> Self {
         let house = shared();
         let folder = tempfile::tempdir().unwrap();
         let proxy = Proxy::start(&house.backstop, folder.path());
@@ -103,9 +125,7 @@ impl Day {
             let config = kube::Config::from_custom_kubeconfig(known, &kube::config::KubeConfigOptions::default()).await.unwrap();
             kube::Client::try_from(config).unwrap()
         });
-        let day = Self { house, namespace, proxy, folder, runtime, client };
-        day.house.cluster.apply(&format!("{}\n---\n{}", day.workload(), replica::guard(namespace, "checkout")));
-        day
+        Self { house, namespace, proxy, folder, runtime, client }
     }
 
     /// The Deployment as it is at the beginning.
@@ -200,6 +220,27 @@ impl Day {
 
     pub(crate) fn image(&self) -> String {
         self.deployment()["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The pods with these labels that are not about to go.
+    pub(crate) fn pods(&self, labels: &str) -> Vec<Value> {
+        let mut list = self.object(&format!("/api/v1/namespaces/{}/pods?labelSelector={labels}", self.namespace));
+        let mut pods: Vec<Value> = serde_json::from_value(list["items"].take()).unwrap_or_default();
+        pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        pods
+    }
+
+    /// Has these pods crash from now on.
+    pub(crate) fn crash(&self, pods: &[Value]) {
+        let status = json!({"status": {
+            "conditions": [{"type": "Ready", "status": "False", "reason": "ContainersNotReady", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+            "containerStatuses": [{"name": "main", "image": "x", "imageID": "", "ready": false, "restartCount": 5,
+                "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s"}}}],
+        }});
+        for pod in pods {
+            let name = pod["metadata"]["name"].as_str().unwrap();
+            self.kubectl(&["patch", "pod", name, "--subresource=status", "--type=merge", "--patch", &status.to_string()]);
+        }
     }
 
     /// Waits until it is so.

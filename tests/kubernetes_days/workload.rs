@@ -29,7 +29,9 @@ fn the_document_is_invalid_and_the_history_gone_when_it_breaks() {
         let sets = day.object(&format!("/apis/apps/v1/namespaces/{}/replicasets", day.namespace));
         sets["items"].as_array().is_some_and(|all| all.len() == 1)
     });
-    day.kubectl(&["patch", "gro", "checkout", "--type=merge", "--patch", r#"{"spec":{"source":"nobody"}}"#]);
+    // A person approves it in the same write.
+    let broken = r#"{"metadata":{"annotations":{"backstop.dev/approved":"2"}},"spec":{"source":"nobody"}}"#;
+    day.kubectl(&["patch", "gro", "checkout", "--type=merge", "--patch", broken]);
     day.until("told", || day.status()["conditions"].to_string().contains("nobody"));
     day.revert(&controller);
     day.until_reverted();

@@ -84,7 +84,7 @@ impl Controller {
         let (told_in, told) = mpsc::channel(1024);
         watches::start(&client, &setup.namespace, &setup.namespaces, &told_in, &mut tasks, &stopped);
         let sight = Arc::new(Sight::default());
-        sight.watch(&client, &setup.namespaces, &mut tasks, &stopped);
+        sight.watch(&setup.cluster, &setup.namespaces, &mut tasks, &stopped);
         let (living_in, living) = watch::channel(Living::default());
         tasks.spawn(Replicas::new(client.clone(), &setup.namespace, &setup.identity).run(living_in, stopped.clone()));
         let (stamped_in, stamped) = watch::channel(watches::is_stamped(&client).await);
@@ -129,7 +129,11 @@ async fn open_world(setup: &Setup) -> Result<World, StartError> {
     let folder = setup.data_dir.join("store");
     signing::provide(&client, &setup.namespace, &folder.join("keys")).await?;
     let local = local::Store::open(&folder, &setup.data_dir.join("spool"))?;
-    world(setup, store::Store::controller(client, &setup.namespace, local)).await
+    let store = store::Store::controller(client, &setup.namespace, local);
+    if let Err(error) = store.list_records().await {
+        tracing::warn!(%error, "the records of each guard are read one by one");
+    }
+    world(setup, store).await
 }
 
 /// The world around a store.

@@ -19,7 +19,9 @@ use crate::world::kubernetes::{Cluster, SeenTemplate};
 /// What happens at once is looked at once.
 const GATHER: Duration = Duration::from_millis(20);
 /// How often a workload is looked at while a rollout is under way and no watch tells anything.
-const AGAIN_ACTIVE: Duration = Duration::from_secs(15);
+const AGAIN_ACTIVE: Duration = Duration::from_mins(1);
+/// The same while a watch is broken.
+const AGAIN_BLIND: Duration = Duration::from_secs(5);
 /// How often it is looked at otherwise: watches tell what happens, this is for what they missed.
 const AGAIN_RESTING: Duration = Duration::from_mins(10);
 /// After a look that failed.
@@ -43,11 +45,13 @@ impl Observer {
     pub(super) async fn run(self, ordinary: mpsc::Sender<Input>, mut stop: watch::Receiver<bool>) {
         let (mut seen, mut template): (Option<Observed>, Option<ReleaseId>) = (None, None);
         let mut marked = None;
+        // What a watch tells is looked at as it is told; what none tells, at the API server.
+        let mut rung = false;
         loop {
             if !self.only_looks {
                 self.mark(&mut marked).await;
             }
-            let looked = self.look(&ordinary, &mut seen, &mut template, &mut marked).await;
+            let looked = self.look(rung, &ordinary, &mut seen, &mut template, &mut marked).await;
             let view = self.shared.handle.view(&self.key);
             let resting = view.is_none_or(|view| view.0.phase.is_resting() && view.0.open.is_empty());
             let pause = match looked {
@@ -55,12 +59,16 @@ impl Observer {
                 Ok(false) => AGAIN_FAILED,
                 Ok(true) if self.only_looks => AGAIN_FAILED,
                 Ok(true) if resting => AGAIN_RESTING,
-                Ok(true) => AGAIN_ACTIVE,
+                Ok(true) if self.cluster.cache().holds(self.key.split('/').next().unwrap_or_default()) => AGAIN_ACTIVE,
+                Ok(true) => AGAIN_BLIND,
             };
             tokio::select! {
-                () = self.bell.notified() => tokio::time::sleep(GATHER).await,
+                () = self.bell.notified() => {
+                    tokio::time::sleep(GATHER).await;
+                    rung = true;
+                }
                 () = self.outdated(marked.as_ref()), if !self.only_looks => {}
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(pause) => rung = false,
                 _ = stop.changed() => return,
             }
         }
@@ -75,7 +83,12 @@ impl Observer {
         let reverting = view.and_then(|view| view.0.reverting().map(|revert| revert.id.clone()));
         let marks = Marks { guarded: Some(how), reverting };
         let Some((kind, workload)) = spec.workload.object().filter(|_| marked.as_ref() != Some(&marks)) else { return };
-        match mark::mark(self.cluster.client(Lane::Forward), metadata.namespace(), kind, workload, &marks).await {
+        let namespace = metadata.namespace();
+        let done = async {
+            self.cluster.note_members(namespace, kind, workload, true).await?;
+            mark::mark(self.cluster.client(Lane::Forward), namespace, kind, workload, &marks).await
+        };
+        match done.await {
             Ok(changed) => {
                 tracing::debug!(rollout = self.key, kind, workload, ?marks, changed, "marked");
                 *marked = Some(marks);
@@ -99,6 +112,7 @@ impl Observer {
     /// Looks once; whether that worked.
     async fn look(
         &self,
+        rung: bool,
         ordinary: &mpsc::Sender<Input>,
         last: &mut Option<Observed>,
         template: &mut Option<ReleaseId>,
@@ -111,7 +125,8 @@ impl Observer {
         let guard = crate::shell::standalone::guard(&loaded, self.shared.world.store().uid(&self.key), &self.key, &policies, spec);
         let mut known: Vec<Release> = view.0.ledger.iter().map(|line| line.release.clone()).collect();
         known.extend([&view.0.stable, &view.0.candidate].into_iter().flatten().cloned());
-        let seen = match self.cluster.see(&guard, &known).await {
+        let seen = if rung { self.cluster.see_as_told(&guard, &known).await } else { self.cluster.see(&guard, &known).await };
+        let seen = match seen {
             Ok(seen) => seen,
             Err(error) => {
                 tracing::warn!(rollout = self.key, %error, "the workload cannot be seen");

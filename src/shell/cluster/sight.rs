@@ -1,18 +1,14 @@
-//! What happens to workloads and their pods, told to the guards that it concerns. Metadata is enough to know that something happened.
+//! What happens to workloads and their pods, told to the guards that it concerns.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::StreamExt as _;
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, PartialObjectMeta};
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Client, Resource, ResourceExt as _};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+
+use crate::core::work::Lane;
+use crate::world::kubernetes::Cluster;
+use crate::world::kubernetes::cache::Touched;
 
 /// What backstop's own copies of a workload end in.
 const ARMS: [&str; 2] = ["-candidate", "-baseline"];
@@ -56,52 +52,26 @@ impl Sight {
         }
     }
 
-    /// Watches every kind of workload, and pods, in `namespaces` (everywhere if there are none), until `stop`.
-    pub(super) fn watch(self: &Arc<Self>, client: &Client, namespaces: &[String], tasks: &mut JoinSet<()>, stop: &watch::Receiver<bool>) {
+    /// Watches workloads and pods in `namespaces` (everywhere if there are none) until `stop`.
+    pub(super) fn watch(self: &Arc<Self>, cluster: &Cluster, namespaces: &[String], tasks: &mut JoinSet<()>, stop: &watch::Receiver<bool>) {
         for namespace in one_or_all(namespaces) {
-            self.watch_kind::<Deployment>(client, namespace, tasks, stop);
-            self.watch_kind::<StatefulSet>(client, namespace, tasks, stop);
-            self.watch_kind::<DaemonSet>(client, namespace, tasks, stop);
-            self.watch_kind::<Pod>(client, namespace, tasks, stop);
+            let (sight, cluster, namespace) = (Arc::clone(self), cluster.clone(), namespace.map(str::to_owned));
+            let mut stop = stop.clone();
+            tasks.spawn(async move {
+                let client = cluster.client(Lane::Forward);
+                cluster.cache().follow(client, namespace.as_deref(), |touched| sight.happened(touched), &mut stop).await;
+            });
         }
     }
 
-    fn watch_kind<K>(self: &Arc<Self>, client: &Client, namespace: Option<&str>, tasks: &mut JoinSet<()>, stop: &watch::Receiver<bool>)
-    where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + Debug + Send + Sync + 'static,
-    {
-        let api: Api<PartialObjectMeta<K>> = match namespace {
-            Some(namespace) => Api::namespaced(client.clone(), namespace),
-            None => Api::all(client.clone()),
-        };
-        let (sight, mut stop) = (Arc::clone(self), stop.clone());
-        tasks.spawn(async move {
-            let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
-            loop {
-                let event = tokio::select! {
-                    event = events.next() => event,
-                    _ = stop.changed() => return,
-                };
-                match event {
-                    Some(Ok(Event::Apply(object) | Event::Delete(object) | Event::InitApply(object))) => sight.happened(&object),
-                    Some(Ok(Event::Init | Event::InitDone)) => {}
-                    Some(Err(error)) => tracing::warn!(kind = %K::kind(&()), %error, "a watch broke; it begins again"),
-                    None => return,
-                }
+    fn happened(&self, touched: &Touched) {
+        match &touched.owner {
+            Some((kind, name)) if kind == "ReplicaSet" => {
+                let deployment = name.rsplit_once('-').map_or(name.as_str(), |(deployment, _)| deployment);
+                self.ring(&touched.namespace, deployment);
             }
-        });
-    }
-
-    fn happened<K: Resource<DynamicType = ()>>(&self, object: &PartialObjectMeta<K>) {
-        let namespace = object.namespace().unwrap_or_default();
-        let owner = object.owner_references().iter().find(|owner| owner.controller == Some(true));
-        match owner {
-            Some(owner) if owner.kind == "ReplicaSet" => {
-                let deployment = owner.name.rsplit_once('-').map_or(owner.name.as_str(), |(deployment, _)| deployment);
-                self.ring(&namespace, deployment);
-            }
-            Some(owner) => self.ring(&namespace, &owner.name),
-            None => self.ring(&namespace, &object.name_any()),
+            Some((_, name)) => self.ring(&touched.namespace, name),
+            None => self.ring(&touched.namespace, &touched.name),
         }
     }
 }

@@ -152,13 +152,16 @@ mod tests {
             let wanted = documents.iter().filter(|one| one["kind"].as_str().unwrap().ends_with("Binding") == bindings);
             wanted.map(|one| one["metadata"]["name"].as_str().unwrap()).collect()
         };
-        let members = ["backstop-members", "backstop-members-stateful"];
-        assert_eq!(names(false)[..5], ["backstop-stamp", "backstop-pause", "backstop-protect", "backstop-loosen", "backstop-managed"]);
-        assert_eq!(names(false)[5..], members);
+        let members = ["backstop-members", "backstop-selectors"];
+        let first = ["backstop-stamp", "backstop-pause", "backstop-protect", "backstop-loosen", "backstop-approve", "backstop-managed"];
+        assert_eq!(names(false)[..6], first);
+        assert_eq!(names(false)[6..], members);
         assert_eq!(names(true), names(false));
         assert_eq!(super::admission_objects("elsewhere"), documents);
-        let of_members = |policy: &&serde_json::Value| members.iter().any(|name| policy["metadata"]["name"] == *name);
-        for policy in documents.iter().filter(|one| one["spec"].get("failurePolicy").is_some() && !of_members(one)) {
+        // Backstop approves nothing either.
+        let for_all = ["backstop-members", "backstop-approve"];
+        let is_for_all = |policy: &&serde_json::Value| for_all.iter().any(|name| policy["metadata"]["name"] == *name);
+        for policy in documents.iter().filter(|one| one["spec"].get("failurePolicy").is_some() && !is_for_all(one)) {
             assert_eq!(policy["spec"]["failurePolicy"], "Fail");
             let conditions = policy["spec"]["matchConditions"].to_string();
             assert!(conditions.contains("system:serviceaccount:elsewhere:backstop"), "{conditions}");

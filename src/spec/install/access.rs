@@ -48,7 +48,7 @@ const fn access(
 }
 
 /// Everything that is used. Self-reviews (`selfsubjectreviews`, `selfsubjectaccessreviews`) are open to everybody who is authenticated.
-pub const TABLE: [Access; 24] = [
+pub const TABLE: [Access; 25] = [
     access(("", "secrets"), Place::Own, &["get", "create"], NOTHING, "the signing key, and credentials that a GuardSource names"),
     access(("", "configmaps"), Place::Own, MAKE, &["get", "list"], "the public key, evidence, and freezes of wider scopes"),
     access(("backstop.dev", "releaserecords"), Place::Own, &["get", "list", "watch", "create"], &["get", "list"], "the ledger"),
@@ -81,6 +81,13 @@ pub const TABLE: [Access; 24] = [
         "the members of an arm, and what fails them; those that block a StatefulSet's restore",
     ),
     access(("", "services"), Place::Guarded, MAKE, &["get", "patch"], "the candidate's Service; the selector of a blue-green switch"),
+    access(
+        ("", "configmaps"),
+        Place::Guarded,
+        &["get", "patch", "create"],
+        NOTHING,
+        "`backstop-guarded` alone (what is created has no name yet): the selectors of what is guarded, to keep other pods out",
+    ),
     access(("", "resourcequotas"), Place::Guarded, &["list"], NOTHING, "whether a restore has room"),
     access(
         ("autoscaling", "horizontalpodautoscalers"),
@@ -106,24 +113,36 @@ pub const TABLE: [Access; 24] = [
 ];
 
 impl Access {
-    /// As a rule of a role.
-    fn rule(&self, verbs: &[&str]) -> Json {
-        let mut rule = json!({"apiGroups": [self.group], "resources": [self.resource], "verbs": verbs});
-        if self.group == "admissionregistration.k8s.io" {
-            rule["resourceNames"] = json!(["backstop-stamp"]);
+    /// The one object that is meant, where it is not all of the kind.
+    pub fn name(&self) -> Option<&'static str> {
+        match (self.resource, self.place) {
+            ("mutatingadmissionpolicies", _) => Some("backstop-stamp"),
+            ("configmaps", Place::Guarded) => Some("backstop-guarded"),
+            _ => None,
         }
-        rule
+    }
+
+    /// As rules of a role.
+    fn rules(&self, verbs: &[&str]) -> Vec<Json> {
+        let rule = |verbs: &[&str]| json!({"apiGroups": [self.group], "resources": [self.resource], "verbs": verbs});
+        let Some(name) = self.name() else { return vec![rule(verbs)] };
+        // What is created has no name yet that a rule could name.
+        let (create, others): (Vec<&str>, Vec<&str>) = verbs.iter().partition(|verb| **verb == "create");
+        let mut named = rule(&others);
+        named["resourceNames"] = json!([name]);
+        let created = (!create.is_empty()).then(|| rule(&create));
+        [named].into_iter().chain(created).collect()
     }
 }
 
 /// The controller's rules for a place.
 pub fn rules(place: Place) -> Vec<Json> {
-    TABLE.iter().filter(|one| one.place == place).map(|one| one.rule(one.verbs)).collect()
+    TABLE.iter().filter(|one| one.place == place).flat_map(|one| one.rules(one.verbs)).collect()
 }
 
 /// The rules that a revert needs in a place.
 pub fn revert_rules(place: Place) -> Vec<Json> {
-    TABLE.iter().filter(|one| one.place == place && !one.revert.is_empty()).map(|one| one.rule(one.revert)).collect()
+    TABLE.iter().filter(|one| one.place == place && !one.revert.is_empty()).flat_map(|one| one.rules(one.revert)).collect()
 }
 
 /// The table in Markdown, for the documentation.

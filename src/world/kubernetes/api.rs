@@ -1,5 +1,6 @@
 //! Objects as the API server keeps them: read whole, patched by what differs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
@@ -7,6 +8,7 @@ use kube::api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostPar
 use kube::core::Request;
 use serde_json::Value;
 
+use super::cache::Cache;
 use super::edit::Edit;
 use super::objects::{FIELD_MANAGER, is_passing};
 use crate::core::input::Outcome;
@@ -92,6 +94,8 @@ pub(super) struct Objects {
     pub(super) namespace: String,
     /// Whether writes are tried and not kept.
     pub(super) dry_run: bool,
+    /// What watches have told.
+    pub(super) cache: Arc<Cache>,
 }
 
 impl Objects {
@@ -126,8 +130,19 @@ impl Objects {
         }
     }
 
-    /// The objects with these labels, as they are now.
+    /// The same as watches have told it, if they have.
+    pub(super) async fn told(&self, kind: Kind, name: &str) -> Result<Option<Value>, Fault> {
+        match self.cache.get(kind, &self.namespace, name) {
+            Some(told) => Ok(Some(told).filter(Value::is_object)),
+            None => self.get(kind, name).await,
+        }
+    }
+
+    /// The objects with these labels, as watches have told them, or as they are now.
     pub(super) async fn list(&self, kind: Kind, labels: &str) -> Result<Vec<Value>, Fault> {
+        if let Some(told) = self.cache.list(kind, &self.namespace, labels) {
+            return Ok(told);
+        }
         let mut list =
             self.send(&format!("the {}", kind.plural), false, self.request(kind).list(&ListParams::default().labels(labels))).await?;
         Ok(match list["items"].take() {

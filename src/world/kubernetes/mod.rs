@@ -28,12 +28,15 @@
 
 mod api;
 mod arm;
+pub mod cache;
 pub mod connect;
 mod edit;
 mod fences;
 pub mod freezes;
 mod hold;
+pub mod in_force;
 pub mod mark;
+mod members;
 pub mod objects;
 mod pods;
 mod proofs;
@@ -62,6 +65,7 @@ use crate::core::release::{Release, ReleaseId};
 use crate::core::state::Guard;
 use crate::core::work::{Action, Effect, Lane};
 use crate::world::perform::Subjects;
+use cache::Cache;
 use workload::Workload;
 
 /// A cluster, with connections of their own for reverts. Clones share it.
@@ -71,6 +75,10 @@ pub struct Cluster {
     forward: Client,
     /// Whether writes are tried and not kept.
     dry_run: bool,
+    /// What watches have told; nothing where none run.
+    cache: Arc<Cache>,
+    rights: ready::Rights,
+    noted: members::Noted,
     answered: Arc<Mutex<BTreeMap<String, ReleaseId>>>,
     /// The release of each running `ReplicaSet` as it was first seen, by its uid: its template never changes but by foul play.
     sets: Arc<Mutex<BTreeMap<String, ReleaseId>>>,
@@ -130,13 +138,27 @@ pub struct Member {
 impl Cluster {
     /// A cluster behind two clients: one whose connections only reverts use, and one for the rest.
     pub fn new(revert: Client, forward: Client) -> Self {
-        Self { revert, forward, dry_run: false, answered: Arc::default(), sets: Arc::default() }
+        Self {
+            revert,
+            forward,
+            dry_run: false,
+            cache: Arc::default(),
+            rights: Arc::default(),
+            noted: Arc::default(),
+            answered: Arc::default(),
+            sets: Arc::default(),
+        }
     }
 
     /// The same cluster, whose API server tries each write, rights and admission policies included, and keeps none.
     #[must_use]
     pub fn dry_run(&self) -> Self {
         Self { dry_run: true, ..self.clone() }
+    }
+
+    /// What watches have told of it.
+    pub fn cache(&self) -> &Arc<Cache> {
+        &self.cache
     }
 
     /// The client of a lane.
@@ -199,6 +221,15 @@ impl Cluster {
     /// # Errors
     /// The API server does not answer as it should.
     pub async fn see(&self, guard: &Guard, known: &[Release]) -> Result<Seen, Fault> {
+        let unwatched = Self { cache: Arc::default(), ..self.clone() };
+        Ok(pods::see(&unwatched, Lane::Forward, guard, known).await?.seen)
+    }
+
+    /// The same as watches have told it.
+    ///
+    /// # Errors
+    /// They have not, and the API server does not answer as it should.
+    pub async fn see_as_told(&self, guard: &Guard, known: &[Release]) -> Result<Seen, Fault> {
         Ok(pods::see(self, Lane::Forward, guard, known).await?.seen)
     }
 }

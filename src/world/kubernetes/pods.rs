@@ -3,6 +3,7 @@
 //! A pod belongs to a release by the set that owns it, and a set by its template. Labels alone are nobody's word.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -44,13 +45,21 @@ struct Read {
 pub(super) async fn see(cluster: &Cluster, lane: Lane, guard: &Guard, known: &[Release]) -> Result<Sight, Fault> {
     let nothing = Sight { seen: Seen::default(), own: BTreeMap::new() };
     let Some((kind, namespace, called)) = place(guard) else { return Ok(nothing) };
-    let objects = Objects { client: cluster.client(lane).clone(), namespace: namespace.to_owned(), dry_run: cluster.dry_run };
-    let Some(object) = objects.get(kind, called).await? else { return Ok(nothing) };
+    let objects = Objects {
+        client: cluster.client(lane).clone(),
+        namespace: namespace.to_owned(),
+        dry_run: cluster.dry_run,
+        cache: Arc::clone(&cluster.cache),
+    };
+    let Some(object) = objects.told(kind, called).await? else { return Ok(nothing) };
     let read = read(cluster, &objects, kind, object, known).await?;
     let mut sight = read.sight();
-    let shares = traffic::shares(&objects, guard, &read.copies).await;
-    // A route that cannot be read makes nobody blind to the pods.
-    sight.seen.observed.weights = read.weights(&sight, shares.ok().flatten());
+    // A route that cannot be read makes nobody blind to the pods, and without a copy there is nothing to read there.
+    let shares = match read.copies.as_slice() {
+        [] => None,
+        copies => traffic::shares(&objects, guard, copies).await.ok().flatten(),
+    };
+    sight.seen.observed.weights = read.weights(&sight, shares);
     sight.seen.spec = Some(template(&read.object, known));
     Ok(sight)
 }

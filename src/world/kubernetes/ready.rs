@@ -1,6 +1,8 @@
 //! Whether a revert would work now: everything that can be asked without changing anything, before it is needed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::join;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
@@ -17,7 +19,14 @@ use crate::core::spec::Route;
 use crate::core::state::Guard;
 use crate::core::work::Lane;
 use crate::spec::install::access::{Place, TABLE};
+use crate::world::clock;
 use crate::world::perform::Subjects;
+
+/// How long an answer about rights counts, for guards of one namespace.
+const RIGHTS_HOLD: Duration = Duration::from_secs(5);
+
+/// Answers about rights by namespace and resources, each with when it was asked for.
+pub(super) type Rights = Arc<tokio::sync::Mutex<BTreeMap<(String, Vec<&'static str>), (Instant, Vec<String>)>>>;
 
 /// The annotation that a dry run sets where nothing else would change.
 pub(super) const PROBE: &str = "backstop.dev/probe";
@@ -30,12 +39,14 @@ impl Cluster {
     pub async fn ready(&self, subjects: &Subjects, target: &Release) -> Vec<String> {
         let guard = &subjects.guard;
         let namespace = guard.key.split_once('/').map_or("default", |(namespace, _)| namespace);
-        let objects = Objects { client: self.client(Lane::Revert).clone(), namespace: namespace.to_owned(), dry_run: true };
+        let objects =
+            Objects { client: self.client(Lane::Revert).clone(), namespace: namespace.to_owned(), dry_run: true, cache: Arc::default() };
+        let told = Objects { cache: Arc::clone(self.cache()), ..objects.clone() };
         let (rights, restore, route, room) = join!(
-            self.rights(guard, namespace),
+            self.rights_held(guard, namespace),
             would_restore(&objects, guard, target),
             traffic::would_take(&objects, guard),
-            has_room(&objects, guard, target),
+            has_room(&told, guard, target),
         );
         let mut reasons = rights;
         reasons.extend(restore.err().map(|fault| format!("the API server does not take the restore: {fault}")));
@@ -45,6 +56,20 @@ impl Cluster {
             Err(error) => reasons.push(format!("quotas cannot be read: {error}")),
         }
         reasons
+    }
+
+    /// The same as [`Self::rights`], asked lately for another guard of the namespace: hundreds are proven each minute.
+    async fn rights_held(&self, guard: &Guard, namespace: &str) -> Vec<String> {
+        let asked_for = (namespace.to_owned(), touched(guard));
+        let mut asked = self.rights.lock().await;
+        let now = clock::instant();
+        asked.retain(|_, (at, _)| now.saturating_duration_since(*at) < RIGHTS_HOLD);
+        if let Some((_, missing)) = asked.get(&asked_for) {
+            return missing.clone();
+        }
+        let missing = self.rights(guard, namespace).await;
+        asked.insert(asked_for, (now, missing.clone()));
+        missing
     }
 
     /// The rights that are missing, by the table that the roles were made of.
@@ -112,7 +137,7 @@ async fn would_restore(objects: &Objects, guard: &Guard, target: &Release) -> Re
 /// Why a quota leaves no room for the pod that a Deployment may start before it stops another.
 async fn has_room(objects: &Objects, guard: &Guard, target: &Release) -> Result<Vec<String>, kube::Error> {
     let Some((kind, _, name)) = place(guard) else { return Ok(Vec::new()) };
-    let Ok(Some(main)) = objects.get(kind, name).await else { return Ok(Vec::new()) };
+    let Ok(Some(main)) = objects.told(kind, name).await else { return Ok(Vec::new()) };
     if kind != DEPLOYMENT || release_in(&main["spec"]["template"]).is_ok_and(|there| there.id == target.id) || stops_first(&main) {
         return Ok(Vec::new());
     }

@@ -4,6 +4,9 @@
 //! `spec` holds the release with its template and never changes; `status` holds what came of it, signed by the controller together
 //! with the digest of the content. What is not signed so is never a revert's target.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use kube::Client;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
@@ -52,6 +55,7 @@ pub(super) struct Kept {
 #[derive(Clone)]
 pub(super) struct Records {
     api: Api<DynamicObject>,
+    listed: Arc<Mutex<Listed>>,
 }
 
 /// What is signed: nothing signed for another purpose or another workload can stand in for it.
@@ -142,7 +146,43 @@ impl Kept {
 
 impl Records {
     pub(super) fn new(client: Client, namespace: &str) -> Self {
-        Self { api: Api::namespaced_with(client, namespace, &resource("ReleaseRecord")) }
+        Self { api: Api::namespaced_with(client, namespace, &resource("ReleaseRecord")), listed: Arc::default() }
+    }
+
+    /// Lists the records of all workloads at once, for a start with many guards: each [`Self::list_since`] takes its own of them.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub(super) async fn list_all(&self) -> Result<(), Unavailable> {
+        let found = self.api.list(&ListParams::default()).await.map_err(|error| unavailable("ReleaseRecords", &error))?;
+        let mut listed = Listed { version: version(found.metadata.resource_version.as_deref()), ..Listed::default() };
+        for object in found.items {
+            if let Some(label) = object.metadata.labels.as_ref().and_then(|labels| labels.get(WORKLOAD)) {
+                listed.by_label.entry(label.clone()).or_default().push(object);
+            }
+        }
+        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = listed;
+        Ok(())
+    }
+
+    /// The records of a workload as they were when its guard had the resource version `since`, or later: a record is in its object
+    /// before it leaves the guard's status, so nothing is missing between them.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub(super) async fn list_since(&self, public: &Public, workload: &WorkloadName, since: Option<&str>) -> Result<Vec<Kept>, Unavailable> {
+        let taken = {
+            let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_fresh = version(since) > 0 && listed.version >= version(since);
+            // Whoever was loaded once is asked for live afterwards.
+            let is_first = listed.taken.insert(label(workload));
+            let objects = listed.by_label.remove(&label(workload)).unwrap_or_default();
+            (is_first && is_fresh).then_some(objects)
+        };
+        match taken {
+            Some(objects) => Ok(kept(public, workload, objects)),
+            None => self.list(public, workload).await,
+        }
     }
 
     /// Writes down what a release is. What is there already is left alone: its name says its content.
@@ -219,12 +259,30 @@ impl Records {
     /// The API server does not answer.
     pub(super) async fn list(&self, public: &Public, workload: &WorkloadName) -> Result<Vec<Kept>, Unavailable> {
         let parameters = ListParams::default().labels(&format!("{WORKLOAD}={}", label(workload)));
-        let mut found = self.api.list(&parameters).await.map_err(|error| unavailable("ReleaseRecords", &error))?.items;
-        found.sort_by(|a, b| {
-            a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp).then_with(|| a.metadata.name.cmp(&b.metadata.name))
-        });
-        Ok(found.into_iter().filter_map(|object| read(public, workload, object)).collect())
+        let found = self.api.list(&parameters).await.map_err(|error| unavailable("ReleaseRecords", &error))?.items;
+        Ok(kept(public, workload, found))
     }
+}
+
+/// Records of one list, for those who load a guard for the first time.
+#[derive(Debug, Default)]
+struct Listed {
+    version: u64,
+    by_label: BTreeMap<String, Vec<DynamicObject>>,
+    taken: BTreeSet<String>,
+}
+
+/// A resource version as the number that it is from Kubernetes 1.35 on; 0 if it is none.
+fn version(text: Option<&str>) -> u64 {
+    text.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// What the objects say, oldest first.
+fn kept(public: &Public, workload: &WorkloadName, mut objects: Vec<DynamicObject>) -> Vec<Kept> {
+    objects.sort_by(|a, b| {
+        a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp).then_with(|| a.metadata.name.cmp(&b.metadata.name))
+    });
+    objects.into_iter().filter_map(|object| read(public, workload, object)).collect()
 }
 
 /// What an object says, if it is a record of this workload at all.

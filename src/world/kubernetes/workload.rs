@@ -1,6 +1,7 @@
 //! A guarded workload, its copies, and which release runs where.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -55,7 +56,12 @@ impl<'a> Workload<'a> {
     pub(super) fn new(cluster: &'a Cluster, subjects: &'a Subjects, effect: &'a Effect) -> Result<Self, Outcome> {
         let (kind, namespace, name) =
             place(&subjects.guard).ok_or_else(|| Outcome::Invalid(format!("{} guards no workload of Kubernetes", subjects.guard.key)))?;
-        let objects = Objects { client: cluster.client(effect.lane).clone(), namespace: namespace.to_owned(), dry_run: cluster.dry_run };
+        let objects = Objects {
+            client: cluster.client(effect.lane).clone(),
+            namespace: namespace.to_owned(),
+            dry_run: cluster.dry_run,
+            cache: Arc::clone(&cluster.cache),
+        };
         Ok(Self { cluster, objects, kind, name, subjects, effect })
     }
 
@@ -72,7 +78,7 @@ impl<'a> Workload<'a> {
 
     /// Its copies.
     pub(super) async fn copies(&self) -> Result<Vec<Value>, Fault> {
-        let (object, copies) = futures::try_join!(self.objects.get(self.kind, self.name), copies(&self.objects, self.kind, self.name))?;
+        let (object, copies) = futures::try_join!(self.objects.told(self.kind, self.name), copies(&self.objects, self.kind, self.name))?;
         // Anybody may write a label; that the workload owns it is backstop's word.
         Ok(object.map_or_else(Vec::new, |object| owned(copies, &object)))
     }

@@ -1,0 +1,293 @@
+//! What watches have told of workloads and their pods: answers lists without a request.
+//!
+//! Objects are kept as text, without what nobody reads here. A kind whose watch broke answers nothing until something of it is told
+//! again: whoever asks goes to the API server then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use futures::StreamExt as _;
+use kube::Client;
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+
+use super::api::{DAEMON_SET, DEPLOYMENT, Kind, POD, REPLICA_SET, REVISION, SERVICE, STATEFUL_SET};
+
+/// What is watched.
+const KINDS: [Kind; 7] = [DEPLOYMENT, STATEFUL_SET, DAEMON_SET, REPLICA_SET, REVISION, POD, SERVICE];
+/// What nobody reads, and `kubectl` writes into everything.
+const APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// A kind in a namespace.
+type Place = (&'static str, String);
+
+/// The objects.
+#[derive(Debug, Default)]
+pub struct Cache(RwLock<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Objects as JSON, by kind and namespace, and name.
+    objects: BTreeMap<Place, BTreeMap<String, Kept>>,
+    /// Names of those that bear a label, by kind and namespace, and `key=value`.
+    labelled: BTreeMap<Place, BTreeMap<String, BTreeSet<String>>>,
+    /// Kinds, with the namespace where not all are watched, that were listed and whose watch holds.
+    held: BTreeSet<(&'static str, Option<String>)>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    labels: BTreeMap<String, String>,
+    text: Box<str>,
+}
+
+/// One object was written or is gone: whom it concerns.
+#[derive(Debug, Clone)]
+pub struct Touched {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Kind and name of its controller.
+    pub owner: Option<(String, String)>,
+}
+
+impl Cache {
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Known> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether every kind is watched in this namespace, and no watch is broken.
+    pub fn holds(&self, namespace: &str) -> bool {
+        let known = self.read();
+        KINDS.iter().all(|kind| known.holds(*kind, namespace))
+    }
+
+    /// The object of that name, or null if there is none; `None` if that is not known for sure.
+    pub(super) fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
+        let known = self.read();
+        let kept = known.objects.get(&(kind.plural, namespace.to_owned())).and_then(|objects| objects.get(name));
+        known.holds(kind, namespace).then(|| kept.and_then(|kept| serde_json::from_str(&kept.text).ok()).unwrap_or(Value::Null))
+    }
+
+    /// The objects that these terms select, `None` if they are not known for sure, or the terms are no labels with a value.
+    pub(super) fn list(&self, kind: Kind, namespace: &str, labels: &str) -> Option<Vec<Value>> {
+        let terms: Vec<&str> = labels.split(',').filter(|term| !term.is_empty()).collect();
+        if terms.iter().any(|term| term.contains(['!', '(', ')', ' ']) || !term.contains('=')) {
+            return None;
+        }
+        let known = self.read();
+        if !known.holds(kind, namespace) {
+            return None;
+        }
+        let place = (kind.plural, namespace.to_owned());
+        let Some(objects) = known.objects.get(&place) else { return Some(Vec::new()) };
+        let value = |kept: &Kept| serde_json::from_str::<Value>(&kept.text).ok();
+        let Some((first, rest)) = terms.split_first() else { return Some(objects.values().filter_map(value).collect()) };
+        let names = known.labelled.get(&place).and_then(|labelled| labelled.get(*first)).into_iter().flatten();
+        let selected = names.filter_map(|name| objects.get(name)).filter(|kept| {
+            rest.iter().all(|term| term.split_once('=').is_some_and(|(key, wanted)| kept.labels.get(key).is_some_and(|is| is == wanted)))
+        });
+        Some(selected.filter_map(value).collect())
+    }
+
+    /// Watches everything in `namespace`, everywhere if there is none, until `stop`; `touched` hears of each object.
+    pub async fn follow(&self, client: &Client, namespace: Option<&str>, touched: impl Fn(&Touched), stop: &mut watch::Receiver<bool>) {
+        let watches = KINDS.map(|kind| {
+            let api: Api<DynamicObject> = match namespace {
+                Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource(kind)),
+                None => Api::all_with(client.clone(), &resource(kind)),
+            };
+            watcher(api, watcher::Config::default()).default_backoff().map(move |event| (kind, event)).boxed()
+        });
+        let mut events = futures::stream::select_all(watches);
+        let mut listed: BTreeMap<&'static str, BTreeSet<(String, String)>> = BTreeMap::new();
+        loop {
+            let (kind, event) = tokio::select! {
+                Some(event) = events.next() => event,
+                _ = stop.changed() => return,
+                else => return,
+            };
+            match event {
+                Ok(Event::Init) => drop(listed.insert(kind.plural, BTreeSet::new())),
+                Ok(Event::InitApply(object)) => {
+                    let about = about(&object);
+                    listed.entry(kind.plural).or_default().insert((about.namespace.clone(), about.name.clone()));
+                    self.write().put(kind, &about, object);
+                    touched(&about);
+                }
+                Ok(Event::InitDone) => self.write().hold(kind, namespace, &listed.remove(kind.plural).unwrap_or_default()),
+                Ok(Event::Apply(object)) => {
+                    let about = about(&object);
+                    let mut known = self.write();
+                    known.put(kind, &about, object);
+                    known.held.insert((kind.plural, namespace.map(str::to_owned)));
+                    drop(known);
+                    touched(&about);
+                }
+                Ok(Event::Delete(object)) => {
+                    let about = about(&object);
+                    self.write().remove(kind, &about.namespace, &about.name);
+                    touched(&about);
+                }
+                Err(error) => {
+                    tracing::warn!(kind = kind.name, %error, "a watch broke; it begins again");
+                    self.write().held.remove(&(kind.plural, namespace.map(str::to_owned)));
+                }
+            }
+        }
+    }
+}
+
+impl Known {
+    fn holds(&self, kind: Kind, namespace: &str) -> bool {
+        self.held.contains(&(kind.plural, None)) || self.held.contains(&(kind.plural, Some(namespace.to_owned())))
+    }
+
+    /// A list has ended: what it did not name is gone.
+    fn hold(&mut self, kind: Kind, namespace: Option<&str>, listed: &BTreeSet<(String, String)>) {
+        let within = |place: &&Place| place.0 == kind.plural && namespace.is_none_or(|namespace| place.1 == namespace);
+        let known: Vec<(String, String)> = (self.objects.iter().filter(|(place, _)| within(place)))
+            .flat_map(|((_, namespace), names)| names.keys().map(|name| (namespace.clone(), name.clone())))
+            .collect();
+        for (namespace, name) in known.iter().filter(|one| !listed.contains(*one)) {
+            self.remove(kind, namespace, name);
+        }
+        self.held.insert((kind.plural, namespace.map(str::to_owned)));
+    }
+
+    fn put(&mut self, kind: Kind, about: &Touched, object: DynamicObject) {
+        self.remove(kind, &about.namespace, &about.name);
+        let labels = object.metadata.labels.clone().unwrap_or_default();
+        let place = (kind.plural, about.namespace.clone());
+        let labelled = self.labelled.entry(place.clone()).or_default();
+        for (key, value) in &labels {
+            labelled.entry(format!("{key}={value}")).or_default().insert(about.name.clone());
+        }
+        let text = trimmed(kind, object).to_string().into_boxed_str();
+        self.objects.entry(place).or_default().insert(about.name.clone(), Kept { labels, text });
+    }
+
+    fn remove(&mut self, kind: Kind, namespace: &str, name: &str) {
+        let place = (kind.plural, namespace.to_owned());
+        let Some(gone) = self.objects.get_mut(&place).and_then(|objects| objects.remove(name)) else { return };
+        let Some(labelled) = self.labelled.get_mut(&place) else { return };
+        for (key, value) in &gone.labels {
+            let term = format!("{key}={value}");
+            if let Some(names) = labelled.get_mut(&term) {
+                names.remove(name);
+                if names.is_empty() {
+                    labelled.remove(&term);
+                }
+            }
+        }
+    }
+}
+
+fn resource(kind: Kind) -> ApiResource {
+    let version = kind.api_version();
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind.name), kind.plural)
+}
+
+fn about(object: &DynamicObject) -> Touched {
+    let owners = object.metadata.owner_references.iter().flatten();
+    let owner = owners.into_iter().find(|owner| owner.controller == Some(true));
+    Touched {
+        namespace: object.metadata.namespace.clone().unwrap_or_default(),
+        name: object.metadata.name.clone().unwrap_or_default(),
+        owner: owner.map(|owner| (owner.kind.clone(), owner.name.clone())),
+    }
+}
+
+/// Without what nobody reads here.
+fn trimmed(kind: Kind, mut object: DynamicObject) -> Value {
+    object.metadata.managed_fields = None;
+    object.metadata.annotations = object.metadata.annotations.take().filter(|_| ![POD, REPLICA_SET].contains(&kind));
+    object.metadata.annotations.as_mut().map(|all| all.remove(APPLIED));
+    let metadata = serde_json::to_value(&object.metadata).unwrap_or_default();
+    let mut rest = object.data;
+    if kind == POD {
+        rest = pod(&rest);
+    } else if kind == REPLICA_SET {
+        rest["status"].take();
+        // Ten old ones for each Deployment, and no pod to be told apart by them.
+        if rest["spec"]["replicas"] == 0 {
+            rest["spec"]["template"].take();
+        }
+    }
+    let mut whole: Map<String, Value> = match rest {
+        Value::Object(rest) => rest,
+        _ => Map::new(),
+    };
+    whole.insert("metadata".into(), metadata);
+    Value::Object(whole)
+}
+
+/// Of a pod: how it is, and what it is made of.
+fn pod(data: &Value) -> Value {
+    let pick = |from: &Value, fields: &[&str]| -> Value {
+        fields
+            .iter()
+            .filter(|field| !from[**field].is_null())
+            .map(|field| ((*field).to_owned(), from[*field].clone()))
+            .collect::<Map<_, _>>()
+            .into()
+    };
+    let named = |key: &str| -> Value { data["spec"][key].as_array().into_iter().flatten().map(|one| pick(one, &["name"])).collect() };
+    let statuses = |key: &str| -> Value {
+        let states = data["status"][key].as_array().into_iter().flatten();
+        states.map(|one| json!({"name": one["name"], "imageID": one["imageID"], "state": {"waiting": one["state"]["waiting"]}})).collect()
+    };
+    let mut status = pick(&data["status"], &["phase", "reason", "message", "podIP", "conditions"]);
+    status["containerStatuses"] = statuses("containerStatuses");
+    status["initContainerStatuses"] = statuses("initContainerStatuses");
+    json!({"spec": {"containers": named("containers"), "initContainers": named("initContainers")}, "status": status})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(name: &str, labels: &Value) -> DynamicObject {
+        let object = json!({"metadata": {"name": name, "namespace": "shop", "labels": labels}, "spec": {"replicas": 1}});
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn names(found: Option<Vec<Value>>) -> Option<Vec<String>> {
+        Some(found?.iter().map(|one| one["metadata"]["name"].as_str().unwrap().to_owned()).collect())
+    }
+
+    #[test]
+    fn lists_are_those_of_the_labels_and_nothing_is_answered_that_is_not_known() {
+        let cache = Cache::default();
+        let put = |object: DynamicObject| cache.write().put(DEPLOYMENT, &about(&object), object);
+        put(object("a", &json!({"app": "checkout", "tier": "web"})));
+        put(object("b", &json!({"app": "checkout"})));
+        put(object("c", &json!({"app": "cart"})));
+        assert_eq!(cache.list(DEPLOYMENT, "shop", "app=checkout"), None, "not listed yet");
+        let listed = ["a", "b", "c"].map(|name| ("shop".to_owned(), name.to_owned())).into();
+        cache.write().hold(DEPLOYMENT, Some("shop"), &listed);
+        let list = |labels: &str| names(cache.list(DEPLOYMENT, "shop", labels));
+        assert_eq!(list("app=checkout").unwrap(), ["a", "b"]);
+        assert_eq!(list("app=checkout,tier=web").unwrap(), ["a"]);
+        assert_eq!((list("").unwrap().len(), list("app=none").unwrap().len()), (3, 0));
+        assert_eq!(list("app in (checkout)"), None, "the API server knows");
+        assert_eq!(cache.list(DEPLOYMENT, "other", ""), None, "another namespace is not watched");
+        assert_eq!(cache.list(POD, "shop", ""), None, "nor are pods");
+        put(object("b", &json!({"app": "cart"})));
+        assert_eq!((list("app=checkout").unwrap(), list("app=cart").unwrap().len()), (vec!["a".to_owned()], 2));
+        // Listed again, what is not named is gone.
+        cache.write().hold(DEPLOYMENT, Some("shop"), &[("shop".to_owned(), "b".to_owned())].into());
+        assert_eq!(list("").unwrap(), ["b"]);
+        assert_eq!(cache.get(DEPLOYMENT, "shop", "a"), Some(Value::Null));
+        assert!(cache.get(DEPLOYMENT, "shop", "b").unwrap().is_object() && cache.get(POD, "shop", "b").is_none());
+    }
+}

@@ -1,0 +1,90 @@
+//! Which pods belong to guarded workloads, for the admission policy that keeps all others out: a `ConfigMap` in each guarded namespace
+//! with the label selector of each guarded workload.
+//!
+//! One object, and not the workloads themselves: the API server goes through the policy once for each parameter, for every pod and
+//! `ReplicaSet` that is written, and five hundred guarded Deployments made that a second for each.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::{Value, json};
+
+use super::Cluster;
+use super::api::{DEPLOYMENT, Fault, Objects, STATEFUL_SET};
+use super::objects::{FIELD_MANAGER, is_missing, unavailable};
+use crate::core::work::Lane;
+use crate::world::store::Unavailable;
+
+/// Name of the `ConfigMap`; its keys are `KIND.NAME`, its values `label=value,label=value`.
+const NAME: &str = "backstop-guarded";
+
+/// What the `ConfigMap`s of namespaces hold, as far as this process has read and written them.
+pub(super) type Noted = std::sync::Arc<tokio::sync::Mutex<BTreeMap<String, BTreeMap<String, String>>>>;
+
+impl Cluster {
+    /// Notes that a workload is guarded, or is not any more. Whether that had to be written.
+    ///
+    /// # Errors
+    /// The API server does not answer or take it.
+    pub async fn note_members(&self, namespace: &str, kind: &str, name: &str, guarded: bool) -> Result<bool, Unavailable> {
+        let Some(kind) = [DEPLOYMENT, STATEFUL_SET].into_iter().find(|known| known.name == kind) else { return Ok(false) };
+        let client = self.client(Lane::Forward).clone();
+        let wanted = if guarded {
+            let objects = Objects { client: client.clone(), namespace: namespace.to_owned(), dry_run: false, cache: self.cache().clone() };
+            objects.told(kind, name).await.map_err(|fault: Fault| Unavailable(fault.to_string()))?.as_ref().and_then(selector)
+        } else {
+            None
+        };
+        let key = format!("{}.{name}", kind.name);
+        let api: Api<ConfigMap> = Api::namespaced(client, namespace);
+        let say = |error: kube::Error| unavailable(&format!("ConfigMap {namespace}/{NAME}"), &error);
+        let mut noted = self.noted.lock().await;
+        if !noted.contains_key(namespace) {
+            let found = api.get_opt(NAME).await.map_err(say)?;
+            noted.insert(namespace.to_owned(), found.and_then(|map| map.data).unwrap_or_default());
+        }
+        let known = noted.entry(namespace.to_owned()).or_default();
+        if known.get(&key) == wanted.as_ref() {
+            return Ok(false);
+        }
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        match api.patch(NAME, &parameters, &Patch::Merge(json!({"data": {&key: wanted}}))).await {
+            Ok(_) => {}
+            Err(error) if is_missing(&error) => {
+                let whole = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME}, "data": {&key: wanted}});
+                api.patch(NAME, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(whole)).await.map_err(say)?;
+            }
+            Err(error) => return Err(say(error)),
+        }
+        match wanted {
+            Some(selector) => known.insert(key, selector),
+            None => known.remove(&key),
+        };
+        Ok(true)
+    }
+}
+
+/// The labels by which a workload selects its pods; nothing where expressions do, which the policy does not look into.
+fn selector(object: &Value) -> Option<String> {
+    let selector = &object["spec"]["selector"];
+    if selector["matchExpressions"].as_array().is_some_and(|terms| !terms.is_empty()) {
+        return None;
+    }
+    let labels = selector["matchLabels"].as_object().filter(|labels| !labels.is_empty())?;
+    let terms = labels.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+    Some(terms.collect::<Vec<_>>().join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_selects_by_labels_alone_is_noted() {
+        let of = |selector_of: Value| selector(&json!({"spec": {"selector": selector_of}}));
+        assert_eq!(of(json!({"matchLabels": {"app": "checkout", "tier": "web"}})).as_deref(), Some("app=checkout,tier=web"));
+        assert_eq!(of(json!({"matchLabels": {"app": "a"}, "matchExpressions": [{"key": "b", "operator": "Exists"}]})), None);
+        assert_eq!(of(json!({})), None);
+    }
+}
