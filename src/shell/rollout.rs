@@ -175,9 +175,9 @@ impl Rollout {
 
     /// Runs until `stop` says so; what is under way is left to the next controller.
     pub async fn run(mut self, mut ordinary: mpsc::Receiver<Input>, mut stop: watch::Receiver<bool>) {
-        // What was left open is gone on with in the knowledge of who breaches beside it.
-        self.surroundings();
         loop {
+            // Nothing is decided, and nothing left open is gone on with, but in the knowledge of who breaches beside it.
+            self.surroundings();
             self.work().await;
             if *stop.borrow() {
                 return;
@@ -193,10 +193,7 @@ impl Rollout {
                 biased;
                 Some(message) = self.urgent.recv() => self.arrived(message),
                 Some(back) = self.back.join_next() => self.came_back(back),
-                () = self.shared.changed.notified() => {
-                    self.documents();
-                    self.surroundings();
-                }
+                () = self.shared.changed.notified() => self.documents(),
                 _ = stop.changed() => {}
                 () = newer(&mut self.seen, self.order.machine().state().revision) => {
                     tracing::info!(rollout = %self.guard.key, "somebody else decided; going on from there");

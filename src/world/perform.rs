@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use super::clock::{self, Clock};
 use super::evidence::{load_evidence, store_evidence};
@@ -40,6 +40,8 @@ const FORWARD_PERMITS: usize = 32;
 const NOTICE_PERMITS: usize = 32;
 /// Registries asked at once, apart from the rest: one that hangs costs the attempts that wait for it.
 const ORIGIN_PERMITS: usize = 32;
+/// How long a look waits for the first word of who the members of a workload are.
+const MEMBERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// The label of a series that names the namespace of its pod.
 const NAMESPACE: &str = "namespace";
@@ -94,6 +96,8 @@ pub struct World {
     pub(super) place: Place,
     /// The members of each release of each workload, where the cluster knows them.
     members: RwLock<BTreeMap<String, BTreeMap<ReleaseId, Vec<Member>>>>,
+    /// Rung when members are told.
+    told: Notify,
     sources: RwLock<BTreeMap<String, (String, Arc<Source>)>>,
     flag_targets: RwLock<BTreeMap<String, FlagTarget>>,
     pub(super) collector: Collector,
@@ -121,6 +125,7 @@ impl World {
             clock,
             place,
             members: RwLock::default(),
+            told: Notify::new(),
             sources: RwLock::default(),
             flag_targets: RwLock::new(flag_targets),
             collector,
@@ -154,6 +159,27 @@ impl World {
     /// Notes which members a workload's releases have: they tell its arms apart from now on.
     pub fn know_members(&self, key: &str, members: BTreeMap<ReleaseId, Vec<Member>>) {
         self.members.write().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), members);
+        self.told.notify_waiters();
+    }
+
+    /// Waits until the members of a workload are known for the first time: a look that comes before, just after a start, would see no
+    /// series, and the next one comes a scrape later.
+    async fn members_told(&self, subjects: &Subjects) {
+        if !matches!(self.place, Place::Cluster(_)) || subjects.guard.spec.arms.by == ArmsBy::Route {
+            return;
+        }
+        let are_known = || self.members.read().unwrap_or_else(PoisonError::into_inner).contains_key(&subjects.guard.key);
+        // Out of patience the look says what is there without them.
+        let _ = tokio::time::timeout(MEMBERS_WITHIN, async {
+            loop {
+                let told = self.told.notified();
+                if are_known() {
+                    return;
+                }
+                told.await;
+            }
+        })
+        .await;
     }
 
     /// Forgets a workload that is guarded no more.
@@ -251,6 +277,7 @@ impl World {
     }
 
     async fn look(&self, subjects: &Subjects, plan: &LookPlan) -> Looked {
+        self.members_told(subjects).await;
         let narrowed = self.narrowed(subjects, plan);
         let plan = narrowed.as_ref().unwrap_or(plan);
         let source = self.sources.read().unwrap_or_else(PoisonError::into_inner).get(&plan.source).map(|(_, source)| Arc::clone(source));

@@ -47,6 +47,9 @@ fn a_workload_that_is_deleted_in_a_revert_and_created_again_is_put_right() {
     day.mended();
     day.house.cluster.apply(&day.workload().replace(&day.house.v1, &day.house.v2));
     day.until_reverted();
+    day.until("marked again", || day.deployment()["metadata"]["labels"]["backstop.dev/guarded"] == "observed");
+    let selectors = day.object(&format!("/api/v1/namespaces/{}/configmaps/backstop-guarded", day.namespace))["data"].clone();
+    assert_eq!(selectors["Deployment.checkout"], "app=checkout", "and its pods are told from others");
 }
 
 #[test]

@@ -27,8 +27,8 @@ pub(super) struct Entry<T> {
     used: bool,
     /// The fields of the written one that wait.
     waits: Vec<String>,
-    /// The generation that somebody would approve.
-    generation: i64,
+    /// What the object was when it was read; its generation is what somebody would approve.
+    version: Version,
     /// Why the newest one cannot be used, if it cannot.
     pub(super) trouble: Option<String>,
 }
@@ -46,6 +46,27 @@ pub(super) struct Books {
 
 type Guard = (Metadata, GuardedRollout);
 
+/// What of an object decides: a status that changes beside it does not. Whose generation is 0 is always read.
+#[derive(Debug, Clone, PartialEq)]
+struct Version {
+    uid: Option<String>,
+    generation: i64,
+    labels: Option<BTreeMap<String, String>>,
+    approved: Option<i64>,
+}
+
+impl Version {
+    fn of(object: &DynamicObject) -> Self {
+        let annotations = object.metadata.annotations.as_ref();
+        Self {
+            uid: object.metadata.uid.clone(),
+            generation: object.metadata.generation.unwrap_or_default(),
+            labels: object.metadata.labels.clone(),
+            approved: annotations.and_then(|all| all.get(APPROVED)).and_then(|text| text.parse().ok()),
+        }
+    }
+}
+
 /// `namespace/name`, or the name of what has no namespace.
 pub(super) fn key_of(object: &DynamicObject) -> String {
     let name = object.metadata.name.as_deref().unwrap_or_default();
@@ -60,19 +81,28 @@ impl Books {
 
     /// Takes a document in; whether anything that counts has changed. `secrets` is the folder in which credentials are.
     pub(super) fn apply(&mut self, kind: Kind, object: &DynamicObject, secrets: &Path) -> bool {
-        let key = key_of(object);
-        let kept = match kind {
+        let (key, version) = (key_of(object), Version::of(object));
+        let known = match kind {
+            Kind::GuardedRollout => self.rollouts.get(&key).map(|entry| &entry.version),
+            Kind::GuardPolicy => self.policies.get(&key).map(|entry| &entry.version),
+            Kind::GuardSource => self.sources.get(&key).map(|entry| &entry.version),
+            Kind::FlagTarget => self.flags.get(&key).map(|entry| &entry.version),
+        };
+        if version.generation > 0 && known == Some(&version) {
+            return false;
+        }
+        let kept: Option<Json> = match kind {
+            _ if known.is_some() => None,
             Kind::GuardedRollout => object.data["status"]["inForce"].as_str().and_then(|text| serde_json::from_str(text).ok()),
             _ => self.kept.remove(&place(kind, &key)),
         };
         let new = New {
-            generation: object.metadata.generation.unwrap_or_default(),
-            approved: object.metadata.annotations.as_ref().and_then(|all| all.get(APPROVED)).and_then(|text| text.parse().ok()),
+            version,
             raw: raw_of(object),
             loaded: read(kind, object, secrets),
             // What was in force is read as it was written then.
+            kept: kept.map(|raw| (read(kind, &with(object, &raw), secrets).0, raw)),
             waits_for_use: kind == Kind::GuardedRollout,
-            kept: kept.map(|raw: Json| (read(kind, &with(object, &raw), secrets).0, raw)),
         };
         // What is cluster-wide counts as soon as it can be read; a guard, once its workload is guarded.
         match kind {
@@ -171,18 +201,17 @@ fn waiting<T>(kind: Kind, key: &str, entry: &Entry<T>) -> Option<String> {
         format!(
             "{kind} {key} is in force as it was before generation {}, which loosens {}: a person with the verb `loosen` approves it by \
              `kubectl annotate {} {name}{namespace} --overwrite {APPROVED}={}`",
-            entry.generation,
+            entry.version.generation,
             entry.waits.join(", "),
             kind.name().to_lowercase(),
-            entry.generation
+            entry.version.generation
         )
     })
 }
 
 /// A document as it was just seen.
 struct New {
-    generation: i64,
-    approved: Option<i64>,
+    version: Version,
     raw: Json,
     loaded: (Loaded, Option<String>),
     kept: Option<(Loaded, Json)>,
@@ -198,7 +227,8 @@ fn put<T: PartialEq + Clone>(
     loosens: fn(&T, &T) -> Vec<String>,
 ) -> bool {
     let known = entries.remove(key);
-    let New { generation, approved, raw, loaded: (mut loaded, trouble), kept, waits_for_use } = new;
+    let New { version, raw, loaded: (mut loaded, trouble), kept, waits_for_use } = new;
+    let (generation, approved) = (version.generation, version.approved);
     let (before, used) = match &known {
         Some(known) => (known.in_force.clone(), known.used),
         None => (kept.and_then(|(mut loaded, raw)| Some((pick(&mut loaded)?, raw))), true),
@@ -208,7 +238,7 @@ fn put<T: PartialEq + Clone>(
         (None, before) => {
             let written = known.as_ref().and_then(|known| known.written.clone());
             let waits = known.as_ref().map(|known| known.waits.clone()).unwrap_or_default();
-            Entry { written, in_force: before, used, waits, generation, trouble }
+            Entry { written, in_force: before, used, waits, version, trouble }
         }
         (Some(written), before) => {
             let waits = match &before {
@@ -217,10 +247,10 @@ fn put<T: PartialEq + Clone>(
             };
             let used = used && (before.is_some() || !waits_for_use);
             let in_force = if waits.is_empty() { Some((written.clone(), raw)) } else { before };
-            Entry { written: Some(written), in_force, used, waits, generation, trouble }
+            Entry { written: Some(written), in_force, used, waits, version, trouble }
         }
     };
-    let changed = known.is_none_or(|known| Entry { generation, ..known } != entry);
+    let changed = known.is_none_or(|known| Entry { version: entry.version.clone(), ..known } != entry);
     entries.insert(key.to_owned(), entry);
     changed
 }

@@ -144,8 +144,9 @@ impl Observer {
             *last = Some(seen.observed.clone());
             ordinary.send(Input::Observed(seen.observed)).await.map_err(|_| Gone {})?;
         }
-        // A write that was under way when the revert ended, or a person, changed it.
-        if seen.spec.as_ref().is_some_and(|spec| marked.as_ref().is_some_and(|marked| marked.reverting != spec.reverting)) {
+        // A write that was under way when the revert ended, or a person, changed it; or the workload was made anew.
+        let is_so = |spec: &SeenTemplate| marked.as_ref().is_none_or(|marked| spec.guarded && marked.reverting == spec.reverting);
+        if !seen.spec.as_ref().is_none_or(is_so) {
             *marked = None;
         }
         match seen.spec {

@@ -110,6 +110,8 @@ pub struct SeenTemplate {
     pub paused: bool,
     /// Whether backstop wrote it.
     pub own: bool,
+    /// Whether it bears the mark of what is guarded.
+    pub guarded: bool,
     /// The revert that is said to be under way: while it is, newer templates are kept out.
     pub reverting: Option<String>,
     /// The workload's uid.

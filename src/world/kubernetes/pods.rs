@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::api::{DEPLOYMENT, Fault, Kind, Objects, POD, REPLICA_SET};
-use super::mark::REVERTING;
+use super::mark::{GUARDED, REVERTING};
 use super::workload::{self, OF, STAMPS, WROTE, copies, is_owned, name, owned, place, release, release_of, revisions, selector, uid};
 use super::{Cluster, Member, Seen, SeenTemplate, traffic};
 use crate::core::input::{ArmHealth, Observed};
@@ -238,6 +238,7 @@ fn template(object: &Value, known: &[Release]) -> SeenTemplate {
         requester,
         requester_uid,
         credential,
+        guarded: object["metadata"]["labels"][GUARDED].is_string(),
         reverting: annotation(REVERTING),
         paused: object["spec"]["paused"] == true,
         uid: uid(object).to_owned(),
