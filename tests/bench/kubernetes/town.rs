@@ -199,8 +199,8 @@ impl Town {
         self.until_all("every release is known good", services, |status| status["verdict"] == "Pass").await;
     }
 
-    /// Has these services deploy `image`, and waits until each candidate has requests and is judged.
-    pub(crate) async fn deploy(&self, image: &str, services: &[usize]) {
+    /// Has these services deploy `image`, and waits until each candidate has requests and is judged: those of them that still are.
+    pub(crate) async fn deploy(&self, image: &str, services: &[usize]) -> Vec<usize> {
         self.source.heal();
         let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "main", "image": image}]}}}}).to_string();
         let patch = &patch;
@@ -218,6 +218,15 @@ impl Town {
         .await;
         // Past the first looks at the candidate: what has no samples is not judged.
         tokio::time::sleep(Duration::from_secs(10)).await;
+        let (on_trial, left): (Vec<_>, Vec<_>) = self
+            .statuses()
+            .into_iter()
+            .filter(|(number, _)| services.contains(number))
+            .partition(|(_, status)| status["phase"] == "Advancing");
+        for (number, status) in &left {
+            println!("  service-{number} is on trial no more: {} {} {}", status["phase"], status["reason"], status["message"]);
+        }
+        on_trial.into_iter().map(|(number, _)| number).collect()
     }
 
     /// Has the breaker hold restores back, or not.
