@@ -6,7 +6,8 @@ use backstop::spec::crd;
 use serde_json::{Value, json};
 
 use crate::bed;
-use crate::rig::{Rig, SOON, backstop, image};
+use crate::cluster::deployment;
+use crate::rig::{Rig, SOON, act_as, backstop, image, shared};
 
 #[test]
 fn what_an_agent_deploys_waits_and_what_goes_back_does_not() {
@@ -57,4 +58,26 @@ fn what_an_agent_deploys_waits_and_what_goes_back_does_not() {
     rig.does(&rig.arm(&b, false));
     rig.until("only stable runs", |seen| seen.observed.arms.len() == 1);
     assert_eq!(rig.pods(&a), pods, "no stable pod moved");
+}
+
+#[test]
+fn replicas_that_note_members_at_once_take_none_from_each_other() {
+    crate::needs_cluster!("replicas_that_note_members_at_once_take_none_from_each_other");
+    let cluster = shared();
+    cluster.kubectl(&["create", "namespace", "noted"]);
+    let names: Vec<String> = (0..8).map(|number| format!("noted-{number}")).collect();
+    for name in &names {
+        cluster.apply(&deployment(name, 0, &image('a'), None).replace("namespace: default", "namespace: noted"));
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let user = backstop(&cluster);
+        let replicas = futures::future::join_all(names.iter().map(|_| act_as(&user))).await;
+        let noted = names.iter().zip(&replicas).map(|(name, replica)| replica.note_members("noted", "Deployment", name, true));
+        assert!(futures::future::join_all(noted).await.into_iter().all(|noted| noted == Ok(true)), "each writes its own");
+    });
+    let kept = cluster.get("configmap", &["backstop-guarded", "--namespace=noted"])["data"].clone();
+    for name in &names {
+        assert_eq!(kept[format!("Deployment.{name}")], format!("app={name}"), "{kept}");
+    }
 }

@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, Patch, PatchParams};
-use serde_json::{Value, json};
+use kube::api::Api;
+use serde_json::Value;
 
 use super::Cluster;
 use super::api::{DEPLOYMENT, Fault, Objects, STATEFUL_SET};
-use super::objects::{FIELD_MANAGER, is_missing, unavailable};
+use super::objects::{keep_key, unavailable};
 use crate::core::work::Lane;
 use crate::world::store::Unavailable;
 
@@ -37,26 +37,17 @@ impl Cluster {
             None
         };
         let key = format!("{}.{name}", kind.name);
-        let api: Api<ConfigMap> = Api::namespaced(client, namespace);
-        let say = |error: kube::Error| unavailable(&format!("ConfigMap {namespace}/{NAME}"), &error);
         let mut noted = self.noted.lock().await;
         if !noted.contains_key(namespace) {
-            let found = api.get_opt(NAME).await.map_err(say)?;
+            let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+            let found = api.get_opt(NAME).await.map_err(|error| unavailable(&format!("ConfigMap {namespace}/{NAME}"), &error))?;
             noted.insert(namespace.to_owned(), found.and_then(|map| map.data).unwrap_or_default());
         }
         let known = noted.entry(namespace.to_owned()).or_default();
         if known.get(&key) == wanted.as_ref() {
             return Ok(false);
         }
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-        match api.patch(NAME, &parameters, &Patch::Merge(json!({"data": {&key: wanted}}))).await {
-            Ok(_) => {}
-            Err(error) if is_missing(&error) => {
-                let whole = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME}, "data": {&key: wanted}});
-                api.patch(NAME, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(whole)).await.map_err(say)?;
-            }
-            Err(error) => return Err(say(error)),
-        }
+        keep_key(&client, namespace, NAME, &key, wanted.as_deref()).await?;
         match wanted {
             Some(selector) => known.insert(key, selector),
             None => known.remove(&key),
@@ -78,6 +69,8 @@ fn selector(object: &Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -1,8 +1,14 @@
 //! What everything that keeps objects in the API server shares.
 
-use kube::api::ApiResource;
-use kube::core::GroupVersionKind;
+use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Client;
+use kube::api::{Api, ApiResource, Patch, PatchParams};
+use kube::core::GroupVersionKind;
+use serde_json::json;
+
+use crate::core::release::Digest;
 use crate::core::spec::API_VERSION;
 use crate::spec::crd::{GROUP, RESOURCES};
 use crate::world::store::Unavailable;
@@ -63,4 +69,24 @@ fn causes(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+/// Keeps `value` under a key of a `ConfigMap`, or takes the key away; all other keys stay.
+///
+/// # Errors
+/// The API server does not take it.
+pub(super) async fn keep_key(client: &Client, namespace: &str, name: &str, key: &str, value: Option<&str>) -> Result<(), Unavailable> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let merge = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    let kept = match api.patch(name, &merge, &Patch::Merge(json!({"data": {key: value}}))).await {
+        Err(error) if is_missing(&error) => {
+            let data: BTreeMap<&str, &str> = value.map(|value| (key, value)).into_iter().collect();
+            let whole = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data});
+            // Applied, by a manager for each key: if another replica was quicker with another key, that one stays.
+            let manager = format!("{FIELD_MANAGER}-{}", &Digest::of(key.as_bytes()).hex()[..16]);
+            api.patch(name, &PatchParams::apply(&manager).force(), &Patch::Apply(whole)).await
+        }
+        kept => kept,
+    };
+    kept.map(drop).map_err(|error| unavailable(&format!("ConfigMap {namespace}/{name}"), &error))
 }
