@@ -1,6 +1,7 @@
 //! A foreign HTTP endpoint: credentials read at each use, no redirects, and limits on time and size.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
@@ -15,6 +16,14 @@ pub(crate) const BODY_BYTES: usize = 8 << 20;
 
 /// Bytes of a credentials file that are read at most.
 const CREDENTIAL_BYTES: u64 = 64 << 10;
+
+/// Whether an address is link-local, where machines keep their credentials.
+pub(crate) fn is_link_local(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local() || address.to_ipv4_mapped().is_some_and(|mapped| mapped.is_link_local()),
+    }
+}
 
 /// How an endpoint is reached. `Debug` shows where credentials are, never what they are.
 pub(crate) struct Endpoint {

@@ -2,7 +2,7 @@
 
 pub mod audit;
 pub mod clock;
-mod endpoint;
+pub(crate) mod endpoint;
 pub mod evidence;
 pub mod exposition;
 pub mod flags;

@@ -23,7 +23,7 @@ use tokio::time::MissedTickBehavior;
 
 use self::ring::Watches;
 use super::clock;
-use super::endpoint::{Answer, Endpoint, Failure, address, excerpt};
+use super::endpoint::{Answer, Endpoint, Failure, address, excerpt, is_link_local};
 use super::exposition::{self, Body, Format};
 use crate::core::input::{LookFault, Looked};
 use crate::core::spec;
@@ -324,12 +324,10 @@ impl State {
     }
 }
 
-/// Whether a pod may have this address: where machines keep their credentials there is none.
+/// Whether a pod may have this address: none of a machine's own, nor one in another guise.
 fn is_a_pods(address: &IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => !address.is_link_local() && !address.is_unspecified(),
-        IpAddr::V6(address) => !address.is_unicast_link_local() && !address.is_unspecified() && address.to_ipv4_mapped().is_none(),
-    }
+    let is_mapped = matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some());
+    !is_link_local(address) && !address.is_unspecified() && !is_mapped
 }
 
 fn text(fault: &LookFault) -> &str {

@@ -2,8 +2,7 @@
 
 use std::thread;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::Client;
 use tokio::sync::oneshot;
 
 use super::User;
@@ -21,13 +20,9 @@ impl Loop {
         Body: FnOnce(Client) -> Run + Send + 'static,
         Run: Future<Output = ()>,
     {
-        let kubeconfig = user.kubeconfig().to_owned();
+        let user = user.clone();
         let (stop, stopped) = oneshot::channel();
-        let run = async move || {
-            let file = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
-            let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.expect("a configuration");
-            body(Client::try_from(config).expect("a client")).await;
-        };
+        let run = async move || body(user.client().await).await;
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {

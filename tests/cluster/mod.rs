@@ -25,6 +25,8 @@ use backstop::core::release::hex;
 use backstop::spec::install::Install;
 use backstop::spec::write;
 use backstop::world::keys::Keys;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
 use serde_json::Value;
 
 use crate::bed::{self, Server};
@@ -185,6 +187,13 @@ impl User {
     /// The kubeconfig, for programs.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// A client with its rights.
+    pub async fn client(&self) -> Client {
+        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).expect("a kubeconfig");
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a configuration");
+        Client::try_from(config).expect("a client")
     }
 
     /// Runs `kubectl`: what it printed, or what it complained of.

@@ -17,8 +17,6 @@ use backstop::core::work::{Action, Effect, EffectId, Fence, Lane};
 use backstop::world::clock;
 use backstop::world::kubernetes::{Cluster as Act, Seen};
 use backstop::world::perform::Subjects;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -37,7 +35,7 @@ pub fn missing() -> Option<&'static str> {
 }
 
 /// One cluster for all tests that run at the same time; it ends with the last of them.
-fn shared() -> Arc<Cluster> {
+pub fn shared() -> Arc<Cluster> {
     static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(cluster) = shared.upgrade() {
@@ -329,12 +327,7 @@ impl Rig {
 }
 
 pub async fn act_as(user: &User) -> Act {
-    let client = || async {
-        let kubeconfig = Kubeconfig::read_from(user.kubeconfig()).expect("a kubeconfig");
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a configuration");
-        Client::try_from(config).expect("a client")
-    };
-    Act::new(client().await, client().await)
+    Act::new(user.client().await, user.client().await)
 }
 
 fn service(name: &str) -> String {

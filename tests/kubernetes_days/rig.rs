@@ -120,11 +120,7 @@ impl Day {
         house.cluster.apply(&rights(namespace));
         replica::write_principals(folder.path(), namespace);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let known = kube::config::Kubeconfig::read_from(house.cluster.admin().kubeconfig()).unwrap();
-        let client = runtime.block_on(async {
-            let config = kube::Config::from_custom_kubeconfig(known, &kube::config::KubeConfigOptions::default()).await.unwrap();
-            kube::Client::try_from(config).unwrap()
-        });
+        let client = runtime.block_on(house.cluster.admin().client());
         Self { house, namespace, proxy, folder, runtime, client }
     }
 

@@ -13,7 +13,6 @@ use backstop::core::time::{Mono, Now};
 use backstop::core::work::Commit;
 use backstop::world::kubernetes::{signing, store::Store};
 use backstop::world::store as local;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use crate::bed;
 use crate::cluster::{Cluster, User};
@@ -38,16 +37,9 @@ pub(crate) fn shipped(file: &str) -> String {
     fs::read_to_string(bed::repository("rollouts").join(file)).expect("a shipped document")
 }
 
-/// A client with the rights of `user`.
-pub(crate) async fn client(user: &User) -> kube::Client {
-    let kubeconfig = Kubeconfig::read_from(user.kubeconfig()).expect("a kubeconfig");
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("a usable kubeconfig");
-    kube::Client::try_from(config).expect("a client")
-}
-
 /// The store of a replica with its own folder.
 pub(crate) async fn replica(user: &User, folder: &Path) -> Store {
-    let client = client(user).await;
+    let client = user.client().await;
     signing::provide(&client, SYSTEM, &folder.join("store/keys")).await.expect("the signing key");
     let local = local::Store::open(&folder.join("store"), &folder.join("spool")).expect("a store");
     Store::controller(client, SYSTEM, local)

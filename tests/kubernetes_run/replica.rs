@@ -45,6 +45,12 @@ impl Replica {
         command.args(arguments).arg("--data-dir").arg(&self.data_dir).output().unwrap()
     }
 
+    /// Its process id.
+    #[allow(dead_code, reason = "benches look at it from outside")]
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it as a power cut would.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();

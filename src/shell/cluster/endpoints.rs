@@ -16,6 +16,7 @@ use reqwest::Url;
 use super::Setup;
 use crate::core::spec::{Auth, GuardSource};
 use crate::core::work::Lane;
+use crate::world::endpoint::is_link_local;
 
 /// Checks a source's addresses, and fetches its credentials into the folder `secrets`.
 ///
@@ -64,13 +65,6 @@ async fn places(url: &str) -> Result<Vec<(IpAddr, u16)>, String> {
     // A name that nobody knows yet cannot be asked either; looks say so.
     let found = tokio::net::lookup_host((host, port)).await;
     Ok(found.map(|found| found.map(|one| (one.ip(), port)).collect()).unwrap_or_default())
-}
-
-fn is_link_local(address: &IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local() || address.to_ipv4_mapped().is_some_and(|mapped| mapped.is_link_local()),
-    }
 }
 
 /// Copies a key of a Secret to the file that stands for it.

@@ -22,6 +22,9 @@ mod process;
 #[path = "../../attestation/bed.rs"]
 #[allow(dead_code, reason = "a part of it is needed here")]
 mod registry;
+#[path = "../../kubernetes_run/replica.rs"]
+#[allow(dead_code, reason = "a part of it is needed here")]
+mod replica;
 #[path = "../table.rs"]
 mod table;
 
@@ -48,7 +51,7 @@ async fn main() {
     // `cargo bench` hands `--bench` on; what remains names parts.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let wants = |part: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == part);
-    if let Some(missing) = cluster::missing().or_else(images::missing) {
+    if let Some(missing) = replica::missing() {
         println!("there is no {missing} here: `./tests/run` installs it");
         return;
     }

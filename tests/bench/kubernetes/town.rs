@@ -1,7 +1,6 @@
 //! Many guarded Deployments on one control plane, a gateway that takes every route, and the controller beside them.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
 use axum::http::Request;
@@ -10,7 +9,6 @@ use backstop::world::clock;
 use futures::stream::{self, StreamExt as _};
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::reflector::Store;
 use kube::runtime::{WatchStreamExt as _, reflector, watcher};
 use serde_json::{Value, json};
@@ -18,6 +16,7 @@ use serde_json::{Value, json};
 use crate::cluster::background::Loop;
 use crate::cluster::{Cluster, User, gateway};
 use crate::images::Build;
+use crate::replica::{self, Replica};
 use crate::source::Source;
 use crate::{bed, cluster, process};
 
@@ -44,22 +43,14 @@ pub(crate) struct Town {
 
 /// A controller that ends with this guard.
 pub(crate) struct Controller {
-    child: Child,
-    data_dir: PathBuf,
+    replica: Replica,
     probes: u16,
-}
-
-impl Drop for Controller {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Controller {
     /// Memory in megabytes, and processor time so far.
     pub(crate) fn used(&self) -> (f64, Duration) {
-        (process::resident(self.child.id()), process::busy(self.child.id()))
+        (process::resident(self.replica.pid()), process::busy(self.replica.pid()))
     }
 
     /// The sum of one of its counters, whatever the labels.
@@ -73,8 +64,7 @@ impl Controller {
     pub(crate) fn tell(&self, arguments: &[&str]) {
         let mut last = None;
         let told = bed::eventually(PATIENCE, || {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
-            let output = command.args(arguments).arg("--data-dir").arg(&self.data_dir).output().unwrap();
+            let output = self.replica.tell(arguments);
             let done = output.status.success();
             last = Some(output);
             done.then_some(())
@@ -97,14 +87,11 @@ impl Town {
         cluster.apply(&crd::admission(SYSTEM));
         cluster.apply(&policy(&build, false).to_string());
         cluster.apply(&metrics(source.port, interval).to_string());
-        let kubeconfig = Kubeconfig::read_from(cluster.admin().kubeconfig()).unwrap();
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-        let client = Client::try_from(config).unwrap();
+        let client = cluster.admin().client().await;
         let gateway = gateway::start(&cluster.admin(), NAMESPACE);
         let guards = watched(&client);
         let town = Self { cluster, build, client, source, backstop, folder: tempfile::tempdir().unwrap(), guards, _gateway: gateway };
-        std::fs::write(town.folder.path().join("principals.yaml"), "principals:\n  - {kubernetes: admin, name: admin, kind: human}\n")
-            .unwrap();
+        replica::write_principals(town.folder.path(), NAMESPACE);
         let v1 = town.build.image("v1");
         let (all, image) = (0..services, &v1);
         stream::iter(all).for_each_concurrent(BUILDERS, |number| town.settle(number, replicas, image)).await;
@@ -170,24 +157,16 @@ impl Town {
 
     /// The end of what controllers wrote.
     fn tail(&self) -> String {
-        let log = std::fs::read_to_string(self.folder.path().join("a.log")).unwrap_or_default();
+        let log = replica::log(self.folder.path(), "a");
         log.lines().rev().take(20).collect::<Vec<_>>().join("\n")
     }
 
     /// Starts a controller.
     pub(crate) fn controller(&self, identity: &str) -> Controller {
-        let (home, data_dir) = (self.folder.path(), self.folder.path().join(identity));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
-        command
-            .args(["run", "--kubernetes", "--log-format=json", "--identity", identity])
-            .arg("--kubeconfig")
-            .arg(self.backstop.kubeconfig());
-        command.arg("--principals").arg(home.join("principals.yaml")).arg("--data-dir").arg(&data_dir).env("HOME", home);
         let probes = bed::free_port();
-        command.arg(format!("--probes=127.0.0.1:{probes}"));
-        let log = std::fs::File::options().append(true).create(true).open(home.join(format!("{identity}.log"))).unwrap();
-        command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null());
-        Controller { child: command.spawn().unwrap(), data_dir, probes }
+        let address = format!("--probes=127.0.0.1:{probes}");
+        let replica = Replica::start(self.folder.path(), identity, identity, self.backstop.kubeconfig(), &[&address]);
+        Controller { replica, probes }
     }
 
     /// Calls what runs known good.
