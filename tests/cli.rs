@@ -29,7 +29,7 @@ fn golden(name: &str, text: &str) {
 fn standing(state: &State, observed: &Observed) -> Standing {
     let guard = guard();
     let plan = RevertPlan::of(&guard.key, &guard.uid, &guard.spec, state, observed);
-    Standing { view: View::of_state(KEY, state, observed), plan }
+    Standing { view: View::of_state(KEY, state, observed), plan, notes: Vec::new() }
 }
 
 /// v43 at 25 %, with what the judge knows.

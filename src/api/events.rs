@@ -118,7 +118,11 @@ impl Feed {
             let Some(at) = self.handle.view(&key) else { continue };
             let known = self.sent.get(&key).is_some_and(|sent| Arc::ptr_eq(sent, &at) || **sent == *at);
             if !known {
-                self.waiting.push_back(Line::Standing(Box::new(Standing { view: at.0.clone(), plan: at.1.clone() })));
+                self.waiting.push_back(Line::Standing(Box::new(Standing {
+                    view: at.0.clone(),
+                    plan: at.1.clone(),
+                    notes: self.handle.notes(&key),
+                })));
             }
             self.sent.insert(key, at);
         }

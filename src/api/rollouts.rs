@@ -29,7 +29,7 @@ pub(super) async fn plan(State(api): State<Api>, Path(key): Path<(String, String
 fn standing(api: &Api, (namespace, name): &(String, String)) -> Result<Standing, Problem> {
     let key = format!("{namespace}/{name}");
     let at = api.handle.view(&key).ok_or_else(|| unknown(&key))?;
-    Ok(Standing { view: at.0.clone(), plan: at.1.clone() })
+    Ok(Standing { view: at.0.clone(), plan: at.1.clone(), notes: api.handle.notes(&key) })
 }
 
 /// There is no such rollout.

@@ -283,6 +283,9 @@ pub struct Standing {
     pub view: View,
     /// What a revert would do.
     pub plan: RevertPlan,
+    /// What people should know beside: its document is not in force, say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// The answer of `GET /v1/rollouts`.

@@ -104,7 +104,7 @@ fn store_dir(paths: &Paths) -> Result<PathBuf, Error> {
 pub(super) async fn views(context: &Context, cause: &str) -> Result<Vec<View>, Error> {
     if context.cluster.is_some() {
         let standings = remote::standings(&reach(context).await?, None).await.map_err(|error| start_failed(&error))?;
-        return Ok(standings.into_iter().map(|(view, _)| view).collect());
+        return Ok(standings.into_iter().map(|(view, ..)| view).collect());
     }
     store_dir(&context.paths).map_err(|error| error.cause(format!("the controller does not answer: {cause}")))?;
     let standings = direct::standings(&setup(&context.paths)).await.map_err(|error| without_controller(&error, cause))?;
@@ -115,12 +115,14 @@ pub(super) async fn views(context: &Context, cause: &str) -> Result<Vec<View>, E
 pub(super) async fn standing(context: &Context, key: &str) -> Result<Standing, Error> {
     let standings = match &context.cluster {
         Some(_) => remote::standings(&reach(context).await?, Some(key)).await,
-        None => direct::standings(&setup(&context.paths)).await,
+        None => direct::standings(&setup(&context.paths))
+            .await
+            .map(|all| all.into_iter().map(|(view, plan)| (view, plan, Vec::new())).collect()),
     };
     let standings = standings.map_err(|error| start_failed(&error))?;
-    let found = standings.into_iter().find(|(view, _)| view.key == key);
-    let (view, plan) = found.ok_or_else(|| Error::usage(format!("there is no rollout `{key}`")))?;
-    Ok(Standing { view, plan })
+    let found = standings.into_iter().find(|(view, ..)| view.key == key);
+    let (view, plan, notes) = found.ok_or_else(|| Error::usage(format!("there is no rollout `{key}`")))?;
+    Ok(Standing { view, plan, notes })
 }
 
 // ---------------------------------------------------------------------------------------------------- commands
@@ -260,7 +262,7 @@ async fn freeze_there(context: &Context, cluster: &super::context::Cluster, free
     let kept = freezes::keep(client, &cluster.namespace, scope_name(&freeze.scope), Some(&request)).await;
     kept.map_err(|error| Error::unreachable("the freeze is not kept").because(&error))?;
     let standings = remote::standings(&setup, None).await.map_err(|error| start_failed(&error))?;
-    Ok(Frozen { request: request.id, rollouts: standings.iter().filter(|(view, _)| freeze.scope.contains(&view.key)).count() })
+    Ok(Frozen { request: request.id, rollouts: standings.iter().filter(|(view, ..)| freeze.scope.contains(&view.key)).count() })
 }
 
 /// How a scope is called in the store: a namespace, or `*`.

@@ -156,7 +156,7 @@ fn confirm(key: &str) -> Result<(), Error> {
 
 /// What a revert would do, for people.
 pub fn plan_text(at: &Standing, parts: Parts, to: Option<&ReleaseId>, paint: Paint) -> String {
-    let Standing { view, plan } = at;
+    let Standing { view, plan, .. } = at;
     let mut text = format!("{}  {}\n", paint.bold(&view.key), verdict_line(view));
     match VerbKind::Revert.meaning(view.phase) {
         Meaning::Attach => {

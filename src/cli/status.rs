@@ -189,6 +189,7 @@ pub fn detail(at: &Standing, paint: Paint, now: jiff::Timestamp) -> String {
     section(&mut text, paint, "traffic", &traffic(view, &names));
     section(&mut text, paint, "objectives", &objectives(view));
     section(&mut text, paint, "waits for", &open(view));
+    section(&mut text, paint, "notes", &at.notes.iter().map(|note| paint.bad(&clean(note))).collect::<Vec<_>>().join("\n"));
     let ready = if ready::is_ready(view) { paint.good("yes, ") } else { paint.bad("no: ") };
     section(&mut text, paint, "revert ready", &format!("{ready}{}", ready::words(view)));
     if let Some(revert) = &view.revert {

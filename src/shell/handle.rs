@@ -37,6 +37,7 @@ pub struct Line {
 #[derive(Debug, Clone)]
 pub struct Handle {
     lines: Arc<RwLock<BTreeMap<String, Line>>>,
+    notes: Arc<RwLock<BTreeMap<String, Vec<String>>>>,
     records: broadcast::Sender<Arc<Record>>,
 }
 
@@ -57,7 +58,7 @@ pub enum SendError {
 impl Handle {
     /// With no rollouts yet.
     pub fn new() -> Self {
-        Self { lines: Arc::default(), records: broadcast::channel(1024).0 }
+        Self { lines: Arc::default(), notes: Arc::default(), records: broadcast::channel(1024).0 }
     }
 
     /// Adds, or replaces, a rollout's line.
@@ -90,6 +91,16 @@ impl Handle {
     /// Where a rollout stands, and what a revert would do.
     pub fn view(&self, key: &str) -> Option<Arc<(View, RevertPlan)>> {
         self.line(key).map(|line| line.view.borrow().clone())
+    }
+
+    /// What people should know of a rollout beside where it stands: its document is not in force, say.
+    pub fn notes(&self, key: &str) -> Vec<String> {
+        self.notes.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(key).cloned().unwrap_or_default()
+    }
+
+    /// Takes other notes, by rollout, in place of all before.
+    pub fn replace_notes(&self, notes: BTreeMap<String, Vec<String>>) {
+        *self.notes.write().unwrap_or_else(std::sync::PoisonError::into_inner) = notes;
     }
 
     /// Sends a fact and waits for the machine's answer (only `Commanded` and `Deployed` have one).

@@ -319,8 +319,11 @@ impl Rollout {
         let shared = Arc::clone(&self.shared);
         let (subjects, clock) = (self.subjects(&effect.action), self.clock);
         tracing::debug!(rollout = %self.guard.key, id = %effect.id, action = effect.action.name(), "start");
+        let going_back = shared.world.set_out(&effect);
         self.back.spawn(async move {
-            match shared.world.perform(&subjects, &effect, clock).await {
+            let performed = shared.world.perform(&subjects, &effect, clock).await;
+            drop(going_back);
+            match performed {
                 Performed::Ended(outcome) => Back::Ended(effect.id, effect.lane, outcome),
                 Performed::Looked(looked) => Back::Looked(looked),
             }
@@ -336,7 +339,7 @@ impl Rollout {
         }
         self.back.spawn(async move {
             let begun = clock::instant();
-            let ended = shared.world.store().commit(&key, &commit).await;
+            let ended = shared.world.commit(&key, &commit).await;
             work().committed(outcome_word(&ended), clock::instant().saturating_duration_since(begun));
             match ended {
                 Ok(_) => {

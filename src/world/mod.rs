@@ -9,6 +9,7 @@ pub mod flags;
 pub mod host_client;
 pub mod keys;
 pub mod kubernetes;
+mod members;
 pub mod notify;
 pub mod perform;
 pub mod prometheus;

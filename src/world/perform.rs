@@ -5,30 +5,29 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Semaphore, watch};
 
 use super::clock::{self, Clock};
 use super::evidence::{load_evidence, store_evidence};
 use super::flags;
 use super::host_client::HostClient;
 use super::kubernetes::{Cluster, Member};
+use super::members::Members;
 use super::notify::{Notifier, Subject};
 use super::prove::StoreAsked;
 use super::registry::Collector;
-use super::scrape::Pods;
 use super::source::Source;
 use super::storage::Storage;
-use super::store::{LoadError, Unavailable};
+use super::store::{CommitError, Committed, LoadError, Unavailable};
 use super::verify::{Keys, verify};
 use crate::core::attest::{Facts, ImageFacts};
 use crate::core::input::{LookFault, Looked, Observation, Outcome};
-use crate::core::judge::signal::{MatchOp, Matcher};
 use crate::core::ledger::LedgerRecord;
 use crate::core::policy::Policy;
 use crate::core::release::{Digest, Image, Release, ReleaseId};
-use crate::core::spec::{ArmsBy, Artifacts, FlagTarget};
+use crate::core::spec::{Artifacts, FlagTarget};
 use crate::core::state::Guard;
-use crate::core::work::{Action, Effect, EvidenceFrom, Lane, LookPlan};
+use crate::core::work::{Action, Commit, Effect, EvidenceFrom, Lane, LookPlan};
 use crate::host::wire::Ensure;
 use crate::telemetry::work::work;
 
@@ -40,11 +39,8 @@ const FORWARD_PERMITS: usize = 32;
 const NOTICE_PERMITS: usize = 32;
 /// Registries asked at once, apart from the rest: one that hangs costs the attempts that wait for it.
 const ORIGIN_PERMITS: usize = 32;
-/// How long a look waits for the first word of who the members of a workload are.
-const MEMBERS_WITHIN: Duration = Duration::from_secs(2);
-
-/// The label of a series that names the namespace of its pod.
-const NAMESPACE: &str = "namespace";
+/// How long a commit makes way for traffic that is being led back.
+const RIGHT_OF_WAY: Duration = Duration::from_millis(300);
 
 /// How an effect ended.
 #[derive(Debug)]
@@ -95,19 +91,29 @@ pub struct World {
     clock: Clock,
     pub(super) place: Place,
     /// The members of each release of each workload, where the cluster knows them.
-    members: RwLock<BTreeMap<String, BTreeMap<ReleaseId, Vec<Member>>>>,
-    /// Rung when members are told.
-    told: Notify,
+    members: Members,
     sources: RwLock<BTreeMap<String, (String, Arc<Source>)>>,
     flag_targets: RwLock<BTreeMap<String, FlagTarget>>,
     pub(super) collector: Collector,
     /// Whether the store took a write lately.
     pub(super) store_asked: StoreAsked,
     notifier: Notifier,
+    /// How many rollouts are taking their traffic back now.
+    going_back: watch::Sender<usize>,
     revert_lane: Semaphore,
     forward_lane: Semaphore,
     notices: Semaphore,
     origins: Semaphore,
+}
+
+/// One that is taking its traffic back, until this is dropped.
+#[derive(Debug)]
+pub struct GoingBack(watch::Sender<usize>);
+
+impl Drop for GoingBack {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 impl World {
@@ -124,13 +130,13 @@ impl World {
             store: store.into(),
             clock,
             place,
-            members: RwLock::default(),
-            told: Notify::new(),
+            members: Members::default(),
             sources: RwLock::default(),
             flag_targets: RwLock::new(flag_targets),
             collector,
             store_asked: StoreAsked::default(),
             notifier,
+            going_back: watch::Sender::default(),
             revert_lane: Semaphore::new(REVERT_PERMITS),
             forward_lane: Semaphore::new(FORWARD_PERMITS),
             notices: Semaphore::new(NOTICE_PERMITS),
@@ -158,33 +164,17 @@ impl World {
 
     /// Notes which members a workload's releases have: they tell its arms apart from now on.
     pub fn know_members(&self, key: &str, members: BTreeMap<ReleaseId, Vec<Member>>) {
-        self.members.write().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), members);
-        self.told.notify_waiters();
+        self.members.tell(key, members);
     }
 
-    /// Waits until the members of a workload are known for the first time: a look that comes before, just after a start, would see no
-    /// series, and the next one comes a scrape later.
-    async fn members_told(&self, subjects: &Subjects) {
-        if !matches!(self.place, Place::Cluster(_)) || subjects.guard.spec.arms.by == ArmsBy::Route {
-            return;
-        }
-        let are_known = || self.members.read().unwrap_or_else(PoisonError::into_inner).contains_key(&subjects.guard.key);
-        // Out of patience the look says what is there without them.
-        let _ = tokio::time::timeout(MEMBERS_WITHIN, async {
-            loop {
-                let told = self.told.notified();
-                if are_known() {
-                    return;
-                }
-                told.await;
-            }
-        })
-        .await;
+    /// Which pods of a workload run another image than their release names, in words; nothing if none is known to.
+    pub fn other_images(&self, key: &str) -> Option<String> {
+        self.members.other_images(key)
     }
 
     /// Forgets a workload that is guarded no more.
     pub fn forget(&self, key: &str) {
-        self.members.write().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.members.forget(key);
     }
 
     /// Adds a source of metrics.
@@ -207,6 +197,26 @@ impl World {
 
     pub(super) fn flag_target(&self, name: &str) -> Option<FlagTarget> {
         self.flag_targets.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Notes that an effect begins, before it does: what takes traffic back has the right of way over commits while the note is kept.
+    pub fn set_out(&self, effect: &Effect) -> Option<GoingBack> {
+        let is_back = matches!((&self.place, effect.lane, &effect.action), (Place::Cluster(_), Lane::Revert, Action::EnsureWeights { .. }));
+        is_back.then(|| {
+            self.going_back.send_modify(|count| *count += 1);
+            GoingBack(self.going_back.clone())
+        })
+    }
+
+    /// Commits to the store. In a cluster the API server takes both what leads traffic back and what is only written down of it: when
+    /// many breach together, the latter waits a moment.
+    ///
+    /// # Errors
+    /// Somebody else decided, or the store does not take it.
+    pub async fn commit(&self, key: &str, commit: &Commit) -> Result<Committed, CommitError> {
+        let mut going_back = self.going_back.subscribe();
+        let _ = tokio::time::timeout(RIGHT_OF_WAY, going_back.wait_for(|count| *count == 0)).await;
+        self.store.commit(key, commit).await
     }
 
     /// Performs an effect by the clock `clock`, which its deadline is on: never fails, never outlives that.
@@ -277,23 +287,14 @@ impl World {
     }
 
     async fn look(&self, subjects: &Subjects, plan: &LookPlan) -> Looked {
-        self.members_told(subjects).await;
-        let narrowed = self.narrowed(subjects, plan);
-        let plan = narrowed.as_ref().unwrap_or(plan);
         let source = self.sources.read().unwrap_or_else(PoisonError::into_inner).get(&plan.source).map(|(_, source)| Arc::clone(source));
-        match source {
-            Some(source) => source.look_at(plan, &self.pods_of(subjects, plan)).await,
-            None => fault(LookFault::Down(format!("there is no source `{}` yet", plan.source))),
+        let Some(source) = source else {
+            return fault(LookFault::Down(format!("there is no source `{}` yet", plan.source)));
+        };
+        match &self.place {
+            Place::Host { .. } => source.look(plan).await,
+            Place::Cluster(_) => self.members.look(&subjects.guard, plan, &source).await,
         }
-    }
-
-    /// The addresses of the members that a look names.
-    fn pods_of(&self, subjects: &Subjects, plan: &LookPlan) -> Pods {
-        let key = &subjects.guard.key;
-        let namespace = key.split_once('/').map_or("default", |(namespace, _)| namespace).to_owned();
-        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
-        let known = members.get(key).into_iter().flat_map(|of| plan.arms.values().filter_map(|release| of.get(release)).flatten());
-        Pods { namespace, addresses: known.filter_map(|member| Some((member.pod.clone(), member.ip?))).collect() }
     }
 
     /// The one number that a query gives, from the source of that name.
@@ -306,33 +307,6 @@ impl World {
             Some(open) => open.scalar(promql).await,
             None => Err(LookFault::Down(format!("there is no source `{source}` yet"))),
         }
-    }
-
-    /// What a look may see in a cluster: series of the rollout's own namespace, and of living members of its releases.
-    fn narrowed(&self, subjects: &Subjects, plan: &LookPlan) -> Option<LookPlan> {
-        let Place::Cluster(_) = &self.place else { return None };
-        let key = &subjects.guard.key;
-        let namespace = key.split_once('/').map_or("default", |(namespace, _)| namespace);
-        let mut plan = plan.clone();
-        for selector in Arc::make_mut(&mut plan.signals).values_mut().flat_map(|signal| signal.counters.values_mut()) {
-            selector.matchers.retain(|matcher| matcher.label != NAMESPACE);
-            selector.matchers.push(Matcher { label: NAMESPACE.to_owned(), op: MatchOp::Equal, value: namespace.to_owned() });
-            if subjects.guard.spec.arms.by != ArmsBy::Route {
-                selector.matchers.iter_mut().for_each(of_copies_too);
-            }
-        }
-        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
-        let known = members.get(key);
-        let label = |member: &Member| match subjects.guard.spec.arms.by {
-            ArmsBy::Pod => Some(member.pod.clone()),
-            ArmsBy::Label(_) => member.hash.clone(),
-            ArmsBy::Route => None,
-        };
-        if subjects.guard.spec.arms.by != ArmsBy::Route {
-            let of_arm = |release: &ReleaseId| known.and_then(|known| known.get(release)).into_iter().flatten().filter_map(label).collect();
-            plan.members = plan.arms.iter().map(|(arm, release)| (*arm, of_arm(release))).collect();
-        }
-        Some(plan)
     }
 
     // ------------------------------------------------------------------------------------------------ attestation
@@ -433,34 +407,6 @@ impl World {
     }
 }
 
-/// Labels that a source takes from a pod's labels or from its Service's name.
-const OF_TARGETS: [&str; 5] = ["app", "app_kubernetes_io_instance", "app_kubernetes_io_name", "job", "service"];
-
-/// A copy of a workload bears another value of the label that its Services select by, and its Service another name: what was
-/// written for the workload is meant for its copies, too. Which pods count is said by their names.
-fn of_copies_too(matcher: &mut Matcher) {
-    if matcher.op == MatchOp::Equal && !matcher.value.is_empty() && OF_TARGETS.contains(&matcher.label.as_str()) {
-        matcher.op = MatchOp::Regex;
-        matcher.value = format!("{}(-candidate|-baseline)?", regex::escape(&matcher.value));
-    }
-}
-
 fn fault(fault: LookFault) -> Looked {
     Looked { fault: Some(fault), ..Looked::default() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_selector_for_the_workload_is_meant_for_its_copies() {
-        let matcher = |label: &str, value: &str| Matcher { label: label.into(), op: MatchOp::Equal, value: value.into() };
-        let mut job = matcher("job", "shop.checkout");
-        of_copies_too(&mut job);
-        assert_eq!((job.op, job.value.as_str()), (MatchOp::Regex, r"shop\.checkout(-candidate|-baseline)?"));
-        let (mut code, mut none) = (matcher("code", "500"), matcher("job", ""));
-        [&mut code, &mut none].into_iter().for_each(of_copies_too);
-        assert_eq!((code.op, none.op), (MatchOp::Equal, MatchOp::Equal), "what counts stays as it was written");
-    }
 }

@@ -3,6 +3,7 @@
 use backstop::core::ledger::Standing;
 use backstop::core::work::{Action, Fence, Lane};
 use backstop::spec::crd;
+use backstop::world::kubernetes::mark::Marks;
 use serde_json::{Value, json};
 
 use crate::bed;
@@ -73,7 +74,8 @@ fn replicas_that_note_members_at_once_take_none_from_each_other() {
     runtime.block_on(async {
         let user = backstop(&cluster);
         let replicas = futures::future::join_all(names.iter().map(|_| act_as(&user))).await;
-        let noted = names.iter().zip(&replicas).map(|(name, replica)| replica.note_members("noted", "Deployment", name, true));
+        let guarded = &Marks { guarded: Some("driven"), reverting: None };
+        let noted = names.iter().zip(&replicas).map(|(name, replica)| replica.mark("noted", "Deployment", name, guarded));
         assert!(futures::future::join_all(noted).await.into_iter().all(|noted| noted == Ok(true)), "each writes its own");
     });
     let kept = cluster.get("configmap", &["backstop-guarded", "--namespace=noted"])["data"].clone();

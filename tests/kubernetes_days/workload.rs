@@ -86,3 +86,31 @@ fn an_autoscaler_scales_while_a_crashing_release_is_taken_back() {
     day.until("nine of stable", || day.deployment()["status"]["readyReplicas"] == 9 && day.deployment()["status"]["updatedReplicas"] == 9);
     assert_eq!(day.deployment()["spec"]["replicas"], 9, "what the autoscaler wants is its own");
 }
+
+#[test]
+fn a_pod_that_runs_another_image_than_was_verified_is_told_of_and_blamed_for_nothing() {
+    needs_cluster!("a_pod_that_runs_another_image_than_was_verified_is_told_of_and_blamed_for_nothing");
+    let day = Day::open("others");
+    let _controller = day.settled();
+    let verified = || {
+        let status = day.status();
+        let found = status["conditions"].as_array().and_then(|all| all.iter().find(|one| one["type"] == "ImagesVerified").cloned());
+        found.unwrap_or_default()
+    };
+    day.until("as verified", || verified()["status"] == "True");
+    let pod = day.pods("app=checkout").remove(0);
+    let name = pod["metadata"]["name"].as_str().unwrap();
+    let report = |id: &str| {
+        let patch = json!([{"op": "replace", "path": "/status/containerStatuses/0/imageID", "value": id}]).to_string();
+        day.kubectl(&["patch", "pod", name, "--subresource=status", "--type=json", "--patch", &patch]);
+    };
+    report(&day.house.v2);
+    day.until("told", || verified()["status"] == "False");
+    let said = verified()["message"].as_str().unwrap().to_owned();
+    let digest = |image: &str| image.rsplit_once('@').unwrap().1.to_owned();
+    assert!(said.contains(name) && said.contains(&digest(&day.house.v1)) && said.contains(&digest(&day.house.v2)), "{said}");
+    // A node may name an image in another way than its template does.
+    assert_eq!(day.phase(), "Idle");
+    report(&day.house.v1);
+    day.until("well again", || verified()["status"] == "True");
+}

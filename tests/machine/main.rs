@@ -9,20 +9,21 @@ mod hostile;
 mod people;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use backstop::core::actor::ActorKind;
 use backstop::core::input::{Alerted, Input, Parts, Scope, Verb};
 use backstop::core::ledger::Standing;
-use backstop::core::machine::Answer;
 use backstop::core::machine::verbs::{Meaning, VerbKind};
+use backstop::core::machine::{Answer, Machine};
 use backstop::core::policy::Policy;
 use backstop::core::reason::Reason;
 use backstop::core::record::{Decision, Event};
 use backstop::core::release::{Digest, Release, ReleaseId};
 use backstop::core::spec::{OnDeadline, OnNewer, Percent, Strategy, Trust};
-use backstop::core::state::{Guard, PhaseKind, Target};
-use backstop::core::time::Span;
-use backstop::core::work::Action;
+use backstop::core::state::{Guard, PhaseKind, State, Target};
+use backstop::core::time::{Now, Span};
+use backstop::core::work::{Action, Effect, EvidenceFrom};
 use backstop::sim::faults::Faults;
 use backstop::sim::house::{self, agent, guard, person, release};
 use backstop::sim::life::Life;
@@ -334,6 +335,33 @@ fn proof_that_gets_lost_stops_agents_until_it_is_back() {
     assert!(weight(&life, &v(3)) <= 0.2, "{}", weight(&life, &v(3)));
     assert!(pages(&life).contains(&"BS053"), "{:?}", pages(&life));
     fine(&life);
+}
+
+#[test]
+fn what_was_proven_before_a_start_is_proven_again_in_the_minute_after_it_and_not_all_at_once() {
+    let mut life = house_of_two();
+    life.run(70);
+    let state = life.state();
+    assert!(state.readiness.as_ref().is_some_and(|readiness| readiness.missing.is_none()), "{:?}", state.readiness);
+    let start = Now { wall: jiff::Timestamp::UNIX_EPOCH, mono: state.mono.after(Duration::from_secs(1)) };
+    let proofs = |machine: &mut Machine, now: Now| {
+        machine.handle(now, Input::Woke);
+        let proves = |effect: &Effect| matches!(effect.action, Action::Verify { evidence: EvidenceFrom::Store, .. });
+        machine.next_work(true).safe.iter().filter(|effect| proves(effect)).count()
+    };
+    let mut at_once = 0;
+    for number in 0..100 {
+        let guard = Guard { key: format!("shop/service-{number}"), ..life.world.guard.clone() };
+        let mut machine = Machine::restore(guard.clone(), house::policy(), state.clone());
+        at_once += proofs(&mut machine, start);
+        let later = Now { mono: start.mono.after(Duration::from_mins(1)), ..start };
+        assert!(machine.wake_at().is_some_and(|at| at <= later.mono));
+        assert_eq!(proofs(&mut machine, later), 1);
+        // What is not known to hold is proven now.
+        let mut unproven = Machine::restore(guard, house::policy(), State { readiness: None, ..state.clone() });
+        assert_eq!(proofs(&mut unproven, start), 1);
+    }
+    assert!(at_once < 5, "{at_once} of 100");
 }
 
 // ------------------------------------------------------------------------------------------------ shared causes

@@ -16,6 +16,7 @@ use backstop::core::input::{Arm, Looked, Role, Sample, Series, SignalId};
 use backstop::core::judge::signal::{MatchOp, Matcher, Selector, Signal};
 use backstop::core::release::ReleaseId;
 use backstop::core::work::LookPlan;
+use backstop::world::scrape::Pods;
 use backstop::world::source::Source;
 use tokio::net::TcpListener;
 
@@ -47,13 +48,18 @@ pub(crate) fn newest(looked: &Looked, arm: Arm, role: Role, label: &str) -> Opti
 
 /// Looks until the answer is as wanted, at most 30 s.
 pub(crate) async fn look_until(source: &Source, plan: &LookPlan, wanted: impl Fn(&Looked) -> bool) -> Looked {
-    let mut looked = source.look(plan).await;
+    look_at_until(source, plan, &Pods::default(), wanted).await
+}
+
+/// The same, of pods.
+pub(crate) async fn look_at_until(source: &Source, plan: &LookPlan, pods: &Pods, wanted: impl Fn(&Looked) -> bool) -> Looked {
+    let mut looked = source.look_at(plan, pods).await;
     for _ in 0..150 {
         if wanted(&looked) {
             return looked;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
-        looked = source.look(plan).await;
+        looked = source.look_at(plan, pods).await;
     }
     panic!("30 s have passed; the last answer was {looked:?}");
 }

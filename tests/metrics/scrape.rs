@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use backstop::core::input::{Arm, LookFault, Role};
+use backstop::core::input::{Arm, LookFault, Looked, Role};
 use backstop::core::spec::{GuardSource, PodEndpoint, Scrape};
 use backstop::core::time::Span;
 use backstop::core::work::LookPlan;
 use backstop::world::scrape::Pods;
 use backstop::world::source::Source;
 
-use super::{Target, exposition, look_until, newest, plan, series};
+use super::{Target, exposition, look_at_until, look_until, newest, plan, series};
 
 fn open(urls: Vec<String>) -> Result<Source, String> {
     let scrape = Scrape { urls, pods: None, every: Span(Duration::from_millis(200)), auth: None };
@@ -103,14 +103,14 @@ async fn pods_are_scraped_at_their_addresses_under_their_own_names() {
     let texts = ["requests_total{pod=\"checkout-3\",code=\"500\"} 5\n", "requests_total{code=\"200\",namespace=\"other\"} 900\n", ""];
     let (port, mut there, down) = pods(&texts).await;
     let scrape =
-        Scrape { urls: vec![], pods: Some(PodEndpoint { port, path: "/own".into() }), every: Span(Duration::from_millis(100)), auth: None };
+        Scrape { urls: vec![], pods: Some(PodEndpoint { port, path: "/own".into() }), every: Span(Duration::from_millis(500)), auth: None };
     let source = Source::open("pods", &GuardSource { prometheus: None, scrape: Some(scrape), allowed_namespaces: vec![] }).unwrap();
     let mut plan = LookPlan { arm_label: "pod".into(), ..plan(None) };
     plan.members = [(Arm::Candidate, vec!["checkout-2"]), (Arm::Stable, vec!["checkout-3", "checkout-4"])]
         .map(|(arm, names)| (arm, names.into_iter().map(str::to_owned).collect()))
         .into();
-    let first = source.look_at(&plan, &there).await;
-    assert_eq!(first.fault, None);
+    let has = |looked: &Looked, arm| !series(looked, arm).is_empty();
+    let first = look_at_until(&source, &plan, &there, |looked| has(looked, Arm::Candidate) && has(looked, Arm::Stable)).await;
     let (bad, good) = (newest(&first, Arm::Candidate, Role::Bad, "500").unwrap(), newest(&first, Arm::Stable, Role::Total, "200").unwrap());
     assert_eq!((bad.value, good.value), (5.0, 900.0));
     assert!(
@@ -121,14 +121,14 @@ async fn pods_are_scraped_at_their_addresses_under_their_own_names() {
 
     // One that answers no more is a gap of its own; when none does there is nothing to judge by.
     down[0].store(true, Ordering::Relaxed);
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    let half = source.look_at(&LookPlan { since: Some(first.source_now + 300), ..plan.clone() }, &there).await;
-    assert_eq!((half.fault.clone(), series(&half, Arm::Candidate).len(), series(&half, Arm::Stable).len()), (None, 0, 1), "{half:?}");
+    let later = LookPlan { since: Some(first.source_now + 1_000), ..plan.clone() };
+    let half = look_at_until(&source, &later, &there, |looked| has(looked, Arm::Stable)).await;
+    assert_eq!((half.fault.clone(), has(&half, Arm::Candidate)), (None, false), "{half:?}");
     for one in &down {
         one.store(true, Ordering::Relaxed);
     }
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    let none = source.look_at(&LookPlan { since: Some(half.source_now + 300), ..plan.clone() }, &there).await;
+    let later = LookPlan { since: Some(half.source_now + 1_000), ..plan.clone() };
+    let none = look_at_until(&source, &later, &there, |looked| looked.fault.is_some()).await;
     assert!(matches!(&none.fault, Some(LookFault::Down(text)) if text.contains("127.0.0.2")), "{none:?}");
 
     // Addresses at which machines keep their credentials are nobody's pod.

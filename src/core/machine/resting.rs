@@ -6,7 +6,7 @@ use super::Machine;
 use crate::core::attest::{self, Facts};
 use crate::core::input::{Observation, Outcome};
 use crate::core::reason::Reason;
-use crate::core::release::{Release, ReleaseId};
+use crate::core::release::{Digest, Release, ReleaseId};
 use crate::core::state::{PhaseKind, Readiness};
 use crate::core::time::Mono;
 use crate::core::work::{Action, Effect, EffectId, EvidenceFrom, Fence, Lane, Work};
@@ -24,7 +24,8 @@ const PROOFS_TRIED: u32 = 3;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Proof {
     in_flight: Option<(EffectId, Mono, Release)>,
-    next: Mono,
+    // Absent until the first step after a start.
+    next: Option<Mono>,
     count: u32,
     // How often in a row the proof of this target got no clear answer.
     unclear: Option<(ReleaseId, u32)>,
@@ -54,12 +55,24 @@ impl Machine {
         self.state.ledger.newest_target(under).map(|record| &record.release)
     }
 
+    /// When the first proof after a start is due, where the one before it held: a controller of thousands of guards that start together
+    /// must not prove them together, in front of what is under way.
+    fn first_proof(&self, target: &Release) -> Mono {
+        let held = |readiness: &Readiness| readiness.missing.is_none() && readiness.target.as_ref() == Some(&target.id);
+        if self.state.phase.kind() != PhaseKind::Idle || !self.state.readiness.as_ref().is_some_and(held) {
+            return self.now.mono;
+        }
+        let share = Digest::of(self.guard.key.as_bytes()).hex().bytes().take(2).fold(0, |share, byte| share * 16 + u32::from(byte & 15));
+        self.now.mono.after(PROVE_EVERY * share / 256)
+    }
+
     fn proves(&self) -> bool {
         matches!(self.state.phase.kind(), PhaseKind::Idle | PhaseKind::Advancing | PhaseKind::Promoting | PhaseKind::Watching)
     }
 
     pub(super) fn readiness_due(&self) -> Option<Mono> {
-        (self.proves() && self.readiness_target().is_some()).then(|| self.proof.in_flight.as_ref().map_or(self.proof.next, |proof| proof.1))
+        (self.proves() && self.readiness_target().is_some())
+            .then(|| self.proof.in_flight.as_ref().map_or(self.proof.next.unwrap_or_default(), |proof| proof.1))
     }
 
     /// Has the target's stored evidence verified from time to time, so that it is known before it is needed.
@@ -74,13 +87,15 @@ impl Machine {
         // Another target than the one proven last is proven at once.
         let proven = self.state.readiness.as_ref().is_some_and(|readiness| readiness.target.as_ref() == Some(&target.id));
         let again = self.proof.unclear.as_ref().is_some_and(|(of, _)| *of == target.id);
-        if (proven || again) && self.now.mono < self.proof.next {
+        let next = self.proof.next.unwrap_or_else(|| self.first_proof(&target));
+        self.proof.next = Some(next);
+        if (proven || again) && self.now.mono < next {
             return;
         }
         self.proof.count = (self.proof.count + 1) % 1_000_000;
         let id = EffectId { revision: self.state.revision, ordinal: u32::MAX / 2 + self.proof.count };
         let deadline = self.now.mono.after(PROVE_WITHIN);
-        self.proof.next = self.now.mono.after(PROVE_EVERY);
+        self.proof.next = Some(self.now.mono.after(PROVE_EVERY));
         self.proof.in_flight = Some((id, deadline, target.clone()));
         let action = Action::Verify { release: target, evidence: EvidenceFrom::Store };
         work.safe.push(Effect { id, fence: Fence::None, deadline, lane: Lane::Forward, action });
@@ -115,7 +130,7 @@ impl Machine {
             return false;
         }
         self.proof.unclear = Some((target.clone(), before + 1));
-        self.proof.next = self.now.mono.after(PROVE_AGAIN);
+        self.proof.next = Some(self.now.mono.after(PROVE_AGAIN));
         self.journaled.moved = true;
         true
     }

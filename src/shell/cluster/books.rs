@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 use crate::core::actor::Actor;
 use crate::core::policy::GuardPolicy;
 use crate::core::spec::{API_VERSION, FlagTarget, GuardSource, GuardedRollout, Metadata, Strategy};
+use crate::spec::crd::StatusCondition;
 use crate::spec::document::Kind;
 use crate::spec::{Loaded, load_text, loosening};
 use crate::world::kubernetes::report::Said;
@@ -71,6 +72,11 @@ impl Version {
 pub(super) fn key_of(object: &DynamicObject) -> String {
     let name = object.metadata.name.as_deref().unwrap_or_default();
     object.metadata.namespace.as_deref().map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}"))
+}
+
+/// The conditions in a guard's status.
+pub(super) fn conditions_of(object: &DynamicObject) -> Vec<StatusCondition> {
+    serde_json::from_value(object.data["status"]["conditions"].clone()).unwrap_or_default()
 }
 
 impl Books {
@@ -149,6 +155,7 @@ impl Books {
             trouble: trouble.map(str::to_owned),
             waits: (!waits.is_empty()).then(|| waits.join("; ")),
             in_force: entry.in_force.as_ref().filter(|_| entry.used).map(|(_, raw)| raw.to_string()),
+            others: None,
         }
     }
 

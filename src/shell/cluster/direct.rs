@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use super::Setup;
-use super::books::{Books, key_of, troubles};
+use super::books::{Books, conditions_of, key_of, troubles};
 use super::observer::Observer;
 use super::sight::one_or_all;
 use crate::core::actor::{Actor, Request};
@@ -30,9 +30,9 @@ use crate::shell::standalone::{StartError, guard};
 use crate::spec::Loaded;
 use crate::spec::document::Kind;
 use crate::world::audit::leaf;
-use crate::world::kubernetes::in_force;
 use crate::world::kubernetes::objects::{resource, unavailable};
 use crate::world::kubernetes::store::Store;
+use crate::world::kubernetes::{in_force, report};
 use crate::world::perform::Subjects;
 use crate::world::source::Source;
 use crate::world::store as local;
@@ -89,17 +89,19 @@ fn guard_of(loaded: &Arc<Loaded>, uid: String, key: &str) -> Option<(Guard, Poli
     Some((guard(loaded, uid, key, &policies, spec), policies))
 }
 
-/// Every rollout, or the one called `only`, as the API server has it; one that is named is looked at, too.
+/// Every rollout, or the one called `only`, as the API server has it, with what its conditions say people should know; one that is named
+/// is looked at, too.
 ///
 /// # Errors
 /// The API server does not answer, or the user may not read.
-pub async fn standings(setup: &Setup, only: Option<&str>) -> Result<Vec<(View, RevertPlan)>, StartError> {
+pub async fn standings(setup: &Setup, only: Option<&str>) -> Result<Vec<(View, RevertPlan, Vec<String>)>, StartError> {
     let Known { loaded, objects } = read(setup).await?;
     let (loaded, store) = (Arc::new(loaded), store(setup).await?);
     let mut standings = Vec::new();
     #[allow(clippy::unwrap_or_default, reason = "a new state has a version, a default one has none")]
     for (key, object) in objects.into_iter().filter(|(key, _)| only.is_none_or(|only| only == key)) {
         let Some((guard, _)) = guard_of(&loaded, store.uid(&key), &key) else { continue };
+        let notes = report::notes(&conditions_of(&object));
         let (mut state, mut observed) = (Store::state_of(&object).unwrap_or_else(State::new), Observed::default());
         if only.is_some() {
             store.offer(&key, object);
@@ -107,7 +109,7 @@ pub async fn standings(setup: &Setup, only: Option<&str>) -> Result<Vec<(View, R
             observed = setup.cluster.see(&guard, &[]).await.map(|seen| seen.observed).unwrap_or_default();
         }
         let plan = RevertPlan::of(&key, &guard.uid, &guard.spec, &state, &observed);
-        standings.push((View::of_state(&key, &state, &observed), plan));
+        standings.push((View::of_state(&key, &state, &observed), plan, notes));
     }
     Ok(standings)
 }
@@ -238,6 +240,8 @@ pub async fn command(
         bell: Arc::default(),
         actors: Arc::new(|_: &str| Actor::default()),
         stamped: watch::channel(false).1,
+        turns: Arc::new(tokio::sync::Semaphore::new(1)),
+        again: Arc::default(),
         only_looks: true,
     };
     let tasks = [tokio::spawn(observer.run(ordinary_in, stopped.clone())), tokio::spawn(rollout.run(ordinary, stopped))];

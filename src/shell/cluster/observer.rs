@@ -3,17 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::Actors;
 use crate::core::actor::Request;
 use crate::core::input::{Deployed, Input, Observed};
 use crate::core::release::{Digest, Release, ReleaseId};
 use crate::core::spec::Strategy;
-use crate::core::work::Lane;
 use crate::shell::rollout::Shared;
 use crate::world::clock;
-use crate::world::kubernetes::mark::{self, Marks};
+use crate::world::kubernetes::mark::Marks;
 use crate::world::kubernetes::{Cluster, SeenTemplate};
 
 /// What happens at once is looked at once.
@@ -36,6 +35,10 @@ pub(super) struct Observer {
     pub(super) actors: Actors,
     /// Whether the API server stamps who changes a template.
     pub(super) stamped: watch::Receiver<bool>,
+    /// Turns to look for the first time, of those whose guard rests.
+    pub(super) turns: Arc<Semaphore>,
+    /// Rung when there is something else to say of what runs.
+    pub(super) again: Arc<Notify>,
     /// Whether it tells the health of the workload alone: marks and deployments are the controller's.
     pub(super) only_looks: bool,
 }
@@ -45,15 +48,16 @@ impl Observer {
     pub(super) async fn run(self, ordinary: mpsc::Sender<Input>, mut stop: watch::Receiver<bool>) {
         let (mut seen, mut template): (Option<Observed>, Option<ReleaseId>) = (None, None);
         let mut marked = None;
-        // What a watch tells is looked at as it is told; what none tells, at the API server.
-        let mut rung = false;
+        // What a watch tells is looked at as it is told; what none tells, at the API server. At a start the watches have just listed it.
+        let mut rung = true;
+        let mut turn = self.turn(&mut stop).await;
         loop {
             if !self.only_looks {
                 self.mark(&mut marked).await;
             }
             let looked = self.look(rung, &ordinary, &mut seen, &mut template, &mut marked).await;
-            let view = self.shared.handle.view(&self.key);
-            let resting = view.is_none_or(|view| view.0.phase.is_resting() && view.0.open.is_empty());
+            drop(turn.take());
+            let resting = self.rests();
             let pause = match looked {
                 Err(Gone {}) => return,
                 Ok(false) => AGAIN_FAILED,
@@ -74,6 +78,23 @@ impl Observer {
         }
     }
 
+    fn rests(&self) -> bool {
+        self.shared.handle.view(&self.key).is_none_or(|view| view.0.phase.is_resting() && view.0.open.is_empty())
+    }
+
+    /// Waits until it is this guard's turn to look for the first time: thousands that rest must not stand in front of what is under way
+    /// when a replica starts or takes another's share over.
+    async fn turn(&self, stop: &mut watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
+        if !self.rests() {
+            return None;
+        }
+        tokio::select! {
+            turn = Arc::clone(&self.turns).acquire_owned() => turn.ok(),
+            () = self.bell.notified() => None,
+            _ = stop.changed() => None,
+        }
+    }
+
     /// Marks the workload, so that admission policies protect it.
     async fn mark(&self, marked: &mut Option<Marks>) {
         let loaded = self.shared.documents();
@@ -84,11 +105,7 @@ impl Observer {
         let marks = Marks { guarded: Some(how), reverting };
         let Some((kind, workload)) = spec.workload.object().filter(|_| marked.as_ref() != Some(&marks)) else { return };
         let namespace = metadata.namespace();
-        let done = async {
-            self.cluster.note_members(namespace, kind, workload, true).await?;
-            mark::mark(self.cluster.client(Lane::Forward), namespace, kind, workload, &marks).await
-        };
-        match done.await {
+        match self.cluster.mark(namespace, kind, workload, &marks).await {
             Ok(changed) => {
                 tracing::debug!(rollout = self.key, kind, workload, ?marks, changed, "marked");
                 *marked = Some(marks);
@@ -133,7 +150,11 @@ impl Observer {
                 return Ok(false);
             }
         };
+        let others = self.shared.world.other_images(&self.key);
         self.shared.world.know_members(&self.key, seen.members);
+        if self.shared.world.other_images(&self.key) != others {
+            self.again.notify_one();
+        }
         // A restore replaces only a template that the machine has had its say on.
         if let Some(Ok(release)) = seen.spec.as_ref().map(|spec| &spec.release)
             && known.iter().any(|known| known.id == release.id)

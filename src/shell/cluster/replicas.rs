@@ -79,13 +79,20 @@ impl Replicas {
                 Err(error) => tracing::warn!(%error, "the other replicas cannot be seen"),
             }
             tokio::select! {
-                () = tokio::time::sleep(RENEW) => {}
+                () = tokio::time::sleep(self.until_next()) => {}
                 _ = stop.changed() => break,
             }
         }
         if let Err(error) = self.api.delete(&self.name(), &DeleteParams::default()).await {
             tracing::debug!(%error, "the Lease stays until it lapses");
         }
+    }
+
+    /// Until this Lease is to be renewed, or another one lapses.
+    fn until_next(&self) -> Duration {
+        let now = clock::instant();
+        let lapses = self.seen.values().map(|renewal| LAPSE.saturating_sub(now.saturating_duration_since(renewal.seen)));
+        lapses.filter(|left| !left.is_zero()).fold(RENEW, Duration::min)
     }
 
     async fn renew(&self) -> kube::Result<()> {

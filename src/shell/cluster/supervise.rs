@@ -6,11 +6,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use kube::api::DynamicObject;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::Setup;
-use super::books::{Books, key_of, troubles};
+use super::books::{Books, conditions_of, key_of, troubles};
 use super::observer::Observer;
 use super::replicas::{Living, is_mine};
 use super::sight::Sight;
@@ -22,7 +22,7 @@ use crate::shell::standalone::guard;
 use crate::spec::Loaded;
 use crate::spec::document::Kind;
 use crate::world::kubernetes::in_force;
-use crate::world::kubernetes::mark::{self, Marks};
+use crate::world::kubernetes::mark::Marks;
 use crate::world::kubernetes::report::{self, Said};
 use crate::world::kubernetes::store::Store;
 use crate::world::source::Source;
@@ -32,6 +32,8 @@ use crate::world::storage::Storage;
 const GATHER: Duration = Duration::from_millis(50);
 /// Before a state that cannot be read is read again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Guards at rest whose workload is looked at for the first time, at once.
+const FIRST_LOOKS: usize = 8;
 /// Observations that may wait.
 const ORDINARY_MAX: usize = 16;
 
@@ -49,8 +51,10 @@ pub(super) struct Supervisor {
     good: BTreeMap<String, (Metadata, GuardedRollout)>,
     sources: BTreeMap<String, GuardSource>,
     running: BTreeMap<String, Running>,
-    /// Rung when a guard's task has ended: another one may have to take its place.
-    ended: Arc<Notify>,
+    /// Turns of observers whose guard rests to look for the first time.
+    turns: Arc<Semaphore>,
+    /// Rung when a guard's task has ended, for another one may have to take its place, and when there is something else to say of one.
+    again: Arc<Notify>,
     /// What is to be said of each guard's document.
     said: BTreeMap<String, Said>,
     /// What is in force of cluster-wide kinds, as it was kept last.
@@ -102,7 +106,8 @@ impl Supervisor {
             good: BTreeMap::new(),
             sources: BTreeMap::new(),
             running: BTreeMap::new(),
-            ended: Arc::default(),
+            turns: Arc::new(Semaphore::new(FIRST_LOOKS)),
+            again: Arc::default(),
             said: BTreeMap::new(),
             kept: BTreeMap::new(),
             listed: BTreeSet::new(),
@@ -137,7 +142,7 @@ impl Supervisor {
                 Some(one) = told.recv() => self.take(one),
                 Ok(()) = self.living.changed() => true,
                 Ok(()) = self.stamped.changed() => true,
-                () = self.ended.notified() => true,
+                () = self.again.notified() => true,
                 () = settle => {
                     due = None;
                     self.settle().await;
@@ -209,7 +214,7 @@ impl Supervisor {
         let phase = object.data["status"]["phase"].as_str().unwrap_or_default();
         let urgent = matches!(phase, "Reverting" | "Recovering");
         let breached = phase == "Reverting" && object.data["status"]["verdict"] == "Breach";
-        let conditions: Vec<_> = serde_json::from_value(object.data["status"]["conditions"].clone()).unwrap_or_default();
+        let conditions = conditions_of(&object);
         let in_force = object.data["status"]["inForce"].as_str().map(str::to_owned);
         let uid = object.metadata.uid.clone();
         let glance = Glance { uid: uid.clone(), urgent, conditions, in_force, generation: object.metadata.generation };
@@ -261,11 +266,15 @@ impl Supervisor {
             rollouts.extend(self.good.get(key).map(|document| (key.clone(), document.clone())));
         }
         self.books.use_guards(written.rollouts.keys().filter(|key| !trouble.contains_key(*key)));
-        self.said =
-            self.books.rollouts.keys().map(|key| (key.clone(), self.books.said(key, trouble.get(key).map(String::as_str)))).collect();
+        let said = |key: &String| Said {
+            others: self.shared.world.other_images(key),
+            ..self.books.said(key, trouble.get(key).map(String::as_str))
+        };
+        self.said = self.books.rollouts.keys().map(|key| (key.clone(), said(key))).collect();
         if let Some(store) = self.store() {
             store.note_documents(self.said.clone());
         }
+        self.shared.handle.replace_notes(self.said.iter().map(|(key, said)| (key.clone(), said.notes())).collect());
         let loaded = Arc::new(Loaded::kept(rollouts, written.policies, written.sources, written.flags));
         self.connect(&loaded).await;
         self.shared.world.replace_flag_targets(loaded.flags.clone());
@@ -359,12 +368,14 @@ impl Supervisor {
             setup: self.setup.clone(),
             sight: Arc::clone(&self.sight),
             stamped: self.stamped.clone(),
+            turns: Arc::clone(&self.turns),
+            again: Arc::clone(&self.again),
             key: key.to_owned(),
         };
-        let ended = Arc::clone(&self.ended);
+        let again = Arc::clone(&self.again);
         let task = tokio::spawn(async move {
             task.run(newest, stopped).await;
-            ended.notify_one();
+            again.notify_one();
         });
         Running { stop, revision, task }
     }
@@ -378,7 +389,13 @@ impl Supervisor {
             if !is_mine(&living, &self.setup.identity, key) {
                 continue;
             }
-            tracing::warn!(rollout = key, trouble = said.trouble, waits = said.waits, "what is to be said of a guard has changed");
+            tracing::warn!(
+                rollout = key,
+                trouble = said.trouble,
+                waits = said.waits,
+                others = said.others,
+                "what is to be said of a guard has changed"
+            );
             if let Err(error) = report::say(client, key, &glance.conditions, said, glance.generation).await {
                 tracing::warn!(rollout = key, %error, "its status cannot say so");
             }
@@ -397,6 +414,8 @@ struct Task {
     setup: Setup,
     sight: Arc<Sight>,
     stamped: watch::Receiver<bool>,
+    turns: Arc<Semaphore>,
+    again: Arc<Notify>,
     key: String,
 }
 
@@ -412,6 +431,8 @@ impl Task {
             bell: self.sight.follow(&namespace, workload, &self.key),
             actors: Arc::clone(&self.setup.actors),
             stamped: self.stamped.clone(),
+            turns: Arc::clone(&self.turns),
+            again: Arc::clone(&self.again),
             only_looks: false,
         };
         let eyes = tokio::spawn(observer.run(ordinary_in, stop.clone()));
@@ -427,12 +448,8 @@ impl Task {
         }
         // Another replica's guard stays marked; one that is gone is not guarded any more.
         if !self.shared.documents().rollouts.contains_key(&self.key) {
-            let cluster = &self.setup.cluster;
-            let done = async {
-                mark::mark(cluster.client(Lane::Forward), &namespace, kind, workload, &Marks::default()).await?;
-                cluster.note_members(&namespace, kind, workload, false).await
-            };
-            if let Err(error) = done.await {
+            let done = self.setup.cluster.mark(&namespace, kind, workload, &Marks::default()).await;
+            if let Err(error) = done {
                 tracing::warn!(rollout = self.key, %error, "the workload stays marked as guarded");
             }
         }

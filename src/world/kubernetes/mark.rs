@@ -1,11 +1,13 @@
 //! What admission policies go by: the label on what is guarded, and the annotation while a revert of it is under way.
 
-use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use serde_json::json;
 
+use super::Cluster;
+use super::members::selector;
 use super::objects::{FIELD_MANAGER, unavailable};
+use crate::core::work::Lane;
 use crate::world::store::Unavailable;
 
 /// The label.
@@ -22,21 +24,37 @@ pub struct Marks {
     pub reverting: Option<String>,
 }
 
-/// Has a workload bear exactly these marks. Whether something had to be written.
-///
-/// # Errors
-/// The API server does not take it.
-pub async fn mark(client: &Client, namespace: &str, kind: &str, name: &str, marks: &Marks) -> Result<bool, Unavailable> {
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", kind));
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-    let say = |error: kube::Error| unavailable(&format!("{kind} {namespace}/{name}"), &error);
-    let Some(found) = api.get_metadata_opt(name).await.map_err(say)? else { return Ok(false) };
-    let label = found.metadata.labels.as_ref().and_then(|labels| labels.get(GUARDED));
-    let annotation = found.metadata.annotations.as_ref().and_then(|annotations| annotations.get(REVERTING));
-    if label.map(String::as_str) == marks.guarded && annotation == marks.reverting.as_ref() {
-        return Ok(false);
+impl Cluster {
+    /// Has a workload bear exactly these marks, and its pods told from others. Whether something had to be written; a workload that is
+    /// gone keeps what was noted of it while it is guarded.
+    ///
+    /// # Errors
+    /// The API server does not take it.
+    pub async fn mark(&self, namespace: &str, kind: &str, name: &str, marks: &Marks) -> Result<bool, Unavailable> {
+        let client = self.client(Lane::Forward);
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", kind));
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+        let say = |error: kube::Error| unavailable(&format!("{kind} {namespace}/{name}"), &error);
+        // Not from the watches: what is marked and what is noted must be the same object, and the newest.
+        let found = api.get_opt(name).await.map_err(say)?;
+        let noted = match &found {
+            _ if marks.guarded.is_none() => self.note_members(namespace, kind, name, None).await?,
+            Some(object) => self.note_members(namespace, kind, name, selector(&object.data).as_deref()).await?,
+            None => false,
+        };
+        let Some(found) = found else { return Ok(noted) };
+        let label = found.metadata.labels.as_ref().and_then(|labels| labels.get(GUARDED));
+        let annotation = found.metadata.annotations.as_ref().and_then(|annotations| annotations.get(REVERTING));
+        if label.map(String::as_str) == marks.guarded && annotation == marks.reverting.as_ref() {
+            return Ok(noted);
+        }
+        // With its uid: one of the same name that was made meanwhile is another.
+        let patch = Patch::Merge(json!({"metadata": {
+            "uid": found.metadata.uid,
+            "labels": {GUARDED: marks.guarded},
+            "annotations": {REVERTING: marks.reverting},
+        }}));
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        api.patch_metadata(name, &parameters, &patch).await.map(|_| true).map_err(say)
     }
-    let patch = Patch::Merge(json!({"metadata": {"labels": {GUARDED: marks.guarded}, "annotations": {REVERTING: marks.reverting}}}));
-    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-    api.patch_metadata(name, &parameters, &patch).await.map(|_| true).map_err(say)
 }

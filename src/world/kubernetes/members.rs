@@ -11,7 +11,7 @@ use kube::api::Api;
 use serde_json::Value;
 
 use super::Cluster;
-use super::api::{DEPLOYMENT, Fault, Objects, STATEFUL_SET};
+use super::api::{DEPLOYMENT, STATEFUL_SET};
 use super::objects::{keep_key, unavailable};
 use crate::core::work::Lane;
 use crate::world::store::Unavailable;
@@ -23,19 +23,13 @@ const NAME: &str = "backstop-guarded";
 pub(super) type Noted = std::sync::Arc<tokio::sync::Mutex<BTreeMap<String, BTreeMap<String, String>>>>;
 
 impl Cluster {
-    /// Notes that a workload is guarded, or is not any more. Whether that had to be written.
+    /// Notes which labels select the pods of a guarded workload; none where it is not guarded. Whether that had to be written.
     ///
     /// # Errors
     /// The API server does not answer or take it.
-    pub async fn note_members(&self, namespace: &str, kind: &str, name: &str, guarded: bool) -> Result<bool, Unavailable> {
+    pub async fn note_members(&self, namespace: &str, kind: &str, name: &str, selector: Option<&str>) -> Result<bool, Unavailable> {
         let Some(kind) = [DEPLOYMENT, STATEFUL_SET].into_iter().find(|known| known.name == kind) else { return Ok(false) };
-        let client = self.client(Lane::Forward).clone();
-        let wanted = if guarded {
-            let objects = Objects { client: client.clone(), namespace: namespace.to_owned(), dry_run: false, cache: self.cache().clone() };
-            objects.told(kind, name).await.map_err(|fault: Fault| Unavailable(fault.to_string()))?.as_ref().and_then(selector)
-        } else {
-            None
-        };
+        let client = self.client(Lane::Forward);
         let key = format!("{}.{name}", kind.name);
         let mut noted = self.noted.lock().await;
         if !noted.contains_key(namespace) {
@@ -44,12 +38,12 @@ impl Cluster {
             noted.insert(namespace.to_owned(), found.and_then(|map| map.data).unwrap_or_default());
         }
         let known = noted.entry(namespace.to_owned()).or_default();
-        if known.get(&key) == wanted.as_ref() {
+        if known.get(&key).map(String::as_str) == selector {
             return Ok(false);
         }
-        keep_key(&client, namespace, NAME, &key, wanted.as_deref()).await?;
-        match wanted {
-            Some(selector) => known.insert(key, selector),
+        keep_key(client, namespace, NAME, &key, selector).await?;
+        match selector {
+            Some(selector) => known.insert(key, selector.to_owned()),
             None => known.remove(&key),
         };
         Ok(true)
@@ -57,7 +51,7 @@ impl Cluster {
 }
 
 /// The labels by which a workload selects its pods; nothing where expressions do, which the policy does not look into.
-fn selector(object: &Value) -> Option<String> {
+pub(super) fn selector(object: &Value) -> Option<String> {
     let selector = &object["spec"]["selector"];
     if selector["matchExpressions"].as_array().is_some_and(|terms| !terms.is_empty()) {
         return None;

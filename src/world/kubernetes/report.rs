@@ -19,7 +19,12 @@ const APPROVED: &str = "Approved";
 /// Its reason if not.
 const LOOSENS: &str = "Loosens";
 
-/// What is to be said of a guard's document.
+/// The condition that says whether pods run the images that were verified, as far as their nodes tell.
+const VERIFIED: &str = "ImagesVerified";
+/// Its reason if not.
+const OTHERS: &str = "OtherImage";
+
+/// What is to be said of a guard's document, and of what runs under it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Said {
     /// What is wrong with it.
@@ -28,6 +33,22 @@ pub struct Said {
     pub waits: Option<String>,
     /// What is in force of it, labels and spec as JSON.
     pub in_force: Option<String>,
+    /// Which pods run another image than the one that was verified.
+    pub others: Option<String>,
+}
+
+impl Said {
+    /// What of it people should know.
+    pub fn notes(&self) -> Vec<String> {
+        notes(&conditions(self))
+    }
+}
+
+/// What conditions say that people should know.
+pub fn notes(conditions: &[StatusCondition]) -> Vec<String> {
+    let is_ours = |one: &&StatusCondition| [READY, APPROVED, VERIFIED].contains(&one.r#type.as_str());
+    let bad = conditions.iter().filter(is_ours).filter(|one| one.status == ConditionStatus::False);
+    bad.map(|one| format!("{}: {}", one.reason, one.message)).collect()
 }
 
 /// The conditions that say so.
@@ -40,7 +61,11 @@ pub(super) fn conditions(said: &Said) -> Vec<StatusCondition> {
         Some(what) => condition(APPROVED, ConditionStatus::False, LOOSENS, what),
         None => condition(APPROVED, ConditionStatus::True, "InForce", "the document is in force as it is written"),
     };
-    vec![ready, approved]
+    let verified = match &said.others {
+        Some(what) => condition(VERIFIED, ConditionStatus::False, OTHERS, what),
+        None => condition(VERIFIED, ConditionStatus::True, "AsVerified", "no pod is known to run another image than its release names"),
+    };
+    vec![ready, approved, verified]
 }
 
 /// Whether the conditions say so already.
@@ -48,7 +73,9 @@ pub fn is_known(conditions: &[StatusCondition], said: &Said) -> bool {
     let message = |r#type: &str, reason: &str| {
         conditions.iter().find(|one| one.r#type == r#type && one.reason == reason).map(|one| one.message.as_str())
     };
-    message(READY, INVALID) == said.trouble.as_deref() && message(APPROVED, LOOSENS) == said.waits.as_deref()
+    message(READY, INVALID) == said.trouble.as_deref()
+        && message(APPROVED, LOOSENS) == said.waits.as_deref()
+        && message(VERIFIED, OTHERS) == said.others.as_deref()
 }
 
 /// Says of a guard what is to be said.
