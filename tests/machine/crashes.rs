@@ -71,3 +71,20 @@ fn a_crash_anywhere_on_the_way_to_stuck_changes_nothing() {
         life.run(60);
     });
 }
+
+#[test]
+fn a_controller_that_starts_decides_by_all_that_the_source_has_of_the_stage() {
+    let mut life = house_of_two();
+    accepted(life.deployed(&v(3), person("ann")));
+    assert!(life.until(60, |life| weight(life, &v(3)) == 0.2));
+    life.run(3);
+    spoil(&mut life, &v(3), 0.5);
+    // It breaks while nobody looks, and the source has all of it.
+    life.crash(0, 8_000);
+    life.run(8);
+    let start = life.world.now;
+    reach(&mut life, PhaseKind::Reverting, 10);
+    assert!(life.world.now - start <= 1_100, "{} ms after its start", life.world.now - start);
+    reach(&mut life, PhaseKind::Reverted, 200);
+    is_back(&life, &v(3), &v(2));
+}

@@ -381,6 +381,11 @@ impl Judge {
         Span(std::time::Duration::from_millis(intervals.saturating_mul(self.config.step.unsigned_abs())))
     }
 
+    /// Where in the source's time the stage begins, in milliseconds; absent until a look has told.
+    pub fn origin(&self) -> Option<i64> {
+        self.state.stage.and_then(|stage| stage.origin)
+    }
+
     /// Samples after this are still needed, in milliseconds of the source's clock; absent: the last few intervals.
     pub fn since(&self) -> Option<i64> {
         self.state.grid.reached(&self.config)

@@ -143,6 +143,7 @@ impl Machine {
     pub(in crate::core) fn recall(&mut self, step: &Step, sight: &Sight, closed: &[Interval]) {
         self.step_begins(step.at, &Input::Woke);
         let was_dirty = std::mem::take(&mut self.dirty);
+        let begins = self.judge.as_ref().is_some_and(|judge| judge.origin().is_none());
         if let Some(judge) = &mut self.judge {
             judge.recall(sight, closed);
         }
@@ -150,7 +151,7 @@ impl Machine {
         if *sight == Sight::Outdated {
             self.settle();
         } else {
-            self.saw(closed);
+            self.saw(closed, begins);
         }
         self.step_ends(Taken::Looked(sight.clone()));
         self.dirty |= was_dirty;

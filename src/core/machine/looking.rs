@@ -83,14 +83,18 @@ impl Machine {
             self.settle();
             return Taken::Looked(Sight::Outdated);
         }
+        let begins = self.judge.as_ref().is_some_and(|judge| judge.origin().is_none());
         let seen = self.judge.as_mut().map(|judge| judge.look(looked));
         let (sight, closed) = seen.unwrap_or((Sight::Nothing, Vec::new()));
-        self.saw(&closed);
+        self.saw(&closed, begins);
         Taken::Looked(sight)
     }
 
-    /// A look was judged.
-    pub(super) fn saw(&mut self, closed: &[Interval]) {
+    /// A look was judged; whether it was asked for when nobody knew where in the source's time the stage begins.
+    ///
+    /// That is committed as soon as it is known: a controller that goes on from there reads all samples since then again, and one that
+    /// did not know would begin the stage at its own start and let a breach that is under way gather anew.
+    pub(super) fn saw(&mut self, closed: &[Interval], begins: bool) {
         if let Some(judge) = &self.judge {
             self.judgement = Some(judge.verdict());
         }
@@ -98,7 +102,8 @@ impl Machine {
         for interval in closed {
             self.intervals.push(interval);
         }
-        if self.intervals.len() >= INTERVALS_MAX {
+        let has_begun = begins && self.judge.as_ref().is_some_and(|judge| judge.origin().is_some());
+        if self.intervals.len() >= INTERVALS_MAX || has_begun && !matches!(self.state.phase, Phase::Recovering(_)) {
             self.take_checkpoint();
         }
         self.settle();
