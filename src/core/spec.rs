@@ -248,6 +248,24 @@ pub enum ArmsBy {
     /// A label of the service's own metrics whose value is the release id (children get it as `$BACKSTOP_RELEASE`); on
     /// Kubernetes, the pods' own `pod-template-hash` or `controller-revision-hash`.
     Label(String),
+    /// On Kubernetes, the series of a router or a mesh, which tell where a request went.
+    Workload(ByWorkload),
+}
+
+/// How a router's or mesh's series name where a request went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ByWorkload {
+    /// The label with the name of the Deployment, or of its Service: `NAME`, and `NAME-candidate` for the candidate's, which backstop
+    /// makes. Istio calls it `destination_workload`.
+    pub label: String,
+    /// The label with its namespace: the label `namespace` may be the router's own.
+    #[serde(default = "namespace_label")]
+    pub namespace: String,
+}
+
+fn namespace_label() -> String {
+    "namespace".to_owned()
 }
 
 impl ArmsBy {
@@ -257,6 +275,7 @@ impl ArmsBy {
             Self::Route => "release",
             Self::Pod => "pod",
             Self::Label(name) => name,
+            Self::Workload(by) => &by.label,
         }
     }
 }

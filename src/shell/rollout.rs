@@ -319,11 +319,8 @@ impl Rollout {
         let shared = Arc::clone(&self.shared);
         let (subjects, clock) = (self.subjects(&effect.action), self.clock);
         tracing::debug!(rollout = %self.guard.key, id = %effect.id, action = effect.action.name(), "start");
-        let going_back = shared.world.set_out(&effect);
         self.back.spawn(async move {
-            let performed = shared.world.perform(&subjects, &effect, clock).await;
-            drop(going_back);
-            match performed {
+            match shared.world.perform(&subjects, &effect, clock).await {
                 Performed::Ended(outcome) => Back::Ended(effect.id, effect.lane, outcome),
                 Performed::Looked(looked) => Back::Looked(looked),
             }

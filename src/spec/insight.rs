@@ -207,7 +207,7 @@ fn guard(key: &str, rollout: &GuardedRollout, interval: Span, objectives: &[(&Ob
         objectives: needs,
         stages,
         levers: levers.into_iter().flatten().collect(),
-        witness: if rollout.arms.by == ArmsBy::Route { Witness::Router } else { Witness::Service },
+        witness: if matches!(rollout.arms.by, ArmsBy::Route | ArmsBy::Workload(_)) { Witness::Router } else { Witness::Service },
         on_deadline: Deadlines {
             others: plan.on_deadline.unwrap_or(OnDeadline::Wait),
             agents: plan.on_deadline.unwrap_or(OnDeadline::Revert),

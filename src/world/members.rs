@@ -1,7 +1,7 @@
 //! Who the members of each release of each workload are, in a cluster, and looks that see no others: which arm a series belongs to is
 //! said by the cluster, never by the series.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -96,10 +96,14 @@ impl Members {
         .await;
     }
 
-    /// Whether the candidate of a look was ever told to have members, if it has a candidate and members matter.
+    /// Whether the candidate of a look was ever told to have members, if it has a candidate and members matter; and whether these can be
+    /// told from stable's.
     fn knows(&self, guard: &Guard, plan: &LookPlan) -> bool {
-        let Some(candidate) = plan.arms.get(&Arm::Candidate).filter(|_| guard.spec.arms.by != ArmsBy::Route) else { return true };
-        self.of().get(&guard.key).is_some_and(|known| known.contains_key(candidate))
+        let by = &guard.spec.arms.by;
+        let Some(candidate) = plan.arms.get(&Arm::Candidate).filter(|_| *by != ArmsBy::Route) else { return true };
+        let of = self.of();
+        let Some(known) = of.get(&guard.key).filter(|known| known.contains_key(candidate)) else { return false };
+        !matches!(by, ArmsBy::Workload(_)) || known[candidate].is_empty() || !values(by, known, plan, Arm::Candidate).is_empty()
     }
 
     /// The addresses of the members that a look is about.
@@ -113,27 +117,36 @@ impl Members {
     /// The look at series of the guard's own namespace, and of living members of its releases.
     fn narrowed(&self, guard: &Guard, plan: &LookPlan) -> LookPlan {
         let by = &guard.spec.arms.by;
+        let label = if let ArmsBy::Workload(by) = by { &by.namespace } else { NAMESPACE };
         let mut plan = plan.clone();
         for selector in Arc::make_mut(&mut plan.signals).values_mut().flat_map(|signal| signal.counters.values_mut()) {
-            selector.matchers.retain(|matcher| matcher.label != NAMESPACE);
-            selector.matchers.push(Matcher { label: NAMESPACE.to_owned(), op: MatchOp::Equal, value: namespace(guard).to_owned() });
+            selector.matchers.retain(|matcher| matcher.label != label);
+            selector.matchers.push(Matcher { label: label.to_owned(), op: MatchOp::Equal, value: namespace(guard).to_owned() });
             if *by != ArmsBy::Route {
                 selector.matchers.iter_mut().for_each(of_copies_too);
             }
         }
-        let of = self.of();
-        let known = of.get(&guard.key);
-        let label = |member: &Member| match by {
-            ArmsBy::Pod => Some(member.pod.clone()),
-            ArmsBy::Label(_) => member.hash.clone(),
-            ArmsBy::Route => None,
-        };
         if *by != ArmsBy::Route {
-            let of_arm = |release: &ReleaseId| known.and_then(|known| known.get(release)).into_iter().flatten().filter_map(label).collect();
-            plan.members = plan.arms.iter().map(|(arm, release)| (*arm, of_arm(release))).collect();
+            let of = self.of();
+            let nobody = OfWorkload::new();
+            let known = of.get(&guard.key).unwrap_or(&nobody);
+            plan.members = plan.arms.keys().map(|arm| (*arm, values(by, known, &plan, *arm))).collect();
         }
         plan
     }
+}
+
+/// The values of the arms' label that are an arm's, and not the other arm's as well: a workload that is being rolled over runs both.
+fn values(by: &ArmsBy, known: &OfWorkload, plan: &LookPlan, arm: Arm) -> BTreeSet<String> {
+    let value = |member: &Member| match by {
+        ArmsBy::Pod => Some(member.pod.clone()),
+        ArmsBy::Label(_) => member.hash.clone(),
+        ArmsBy::Workload(_) => Some(member.workload.clone()),
+        ArmsBy::Route => None,
+    };
+    let of_arm = |of: Arm| plan.arms.get(&of).and_then(|release| known.get(release)).into_iter().flatten().filter_map(value);
+    let others: BTreeSet<String> = plan.arms.keys().filter(|of| **of != arm).flat_map(|of| of_arm(*of)).collect();
+    of_arm(arm).filter(|value| !others.contains(value)).collect()
 }
 
 fn namespace(guard: &Guard) -> &str {
@@ -165,37 +178,55 @@ mod tests {
         assert_eq!((code.op, none.op), (MatchOp::Equal, MatchOp::Equal), "what counts stays as it was written");
     }
 
-    #[test]
-    fn a_candidate_whose_members_nobody_has_told_of_is_not_one_whose_members_are_gone() {
+    fn release(name: &str) -> ReleaseId {
+        ReleaseId(name.into())
+    }
+
+    /// A pod of this workload.
+    fn pod(name: &str, workload: &str) -> Member {
+        Member {
+            pod: name.to_owned(),
+            ip: None,
+            uid: name.to_owned(),
+            workload: workload.to_owned(),
+            hash: None,
+            image_ids: BTreeMap::new(),
+            other_images: BTreeMap::new(),
+            injected: BTreeSet::new(),
+        }
+    }
+
+    fn guard(by: &serde_json::Value) -> Guard {
         let spec = serde_json::json!({
             "workload": {"deployment": {"name": "checkout"}},
-            "arms": {"by": "pod"},
-            "objectives": [],
+            "arms": {"by": by},
+            "objectives": [{"name": "availability", "good": "99%", "ratio": {"bad": "errors_total", "total": "requests_total"}}],
             "strategy": {"observe": {}},
             "attestation": {"policy": "release"},
         });
         let spec = Arc::new(serde_json::from_value(spec).unwrap());
-        let guard = Guard { key: "shop/checkout".into(), uid: "uid-1".into(), spec, interval: Span::seconds(1) };
-        let release = |name: &str| ReleaseId(name.into());
-        let pod = |name: &str| Member {
-            pod: name.to_owned(),
-            ip: None,
-            uid: name.to_owned(),
-            hash: None,
-            image_ids: BTreeMap::new(),
-            other_images: BTreeMap::new(),
-            injected: std::collections::BTreeSet::new(),
-        };
-        let plan = LookPlan {
+        Guard { key: "shop/checkout".into(), uid: "uid-1".into(), spec, interval: Span::seconds(1) }
+    }
+
+    /// A look at v2 beside v1.
+    fn plan(guard: &Guard) -> LookPlan {
+        let config = crate::core::judge::Config::new(&guard.spec, &[], guard.interval).unwrap();
+        LookPlan {
             source: "metrics".into(),
-            signals: Arc::default(),
-            arm_label: "pod".into(),
+            signals: Arc::clone(&config.signals),
+            arm_label: guard.spec.arms.by.label().to_owned(),
             arms: [(Arm::Candidate, release("v2")), (Arm::Stable, release("v1"))].into(),
             members: BTreeMap::new(),
             since: None,
-        };
+        }
+    }
+
+    #[test]
+    fn a_candidate_whose_members_nobody_has_told_of_is_not_one_whose_members_are_gone() {
+        let guard = guard(&"pod".into());
+        let plan = plan(&guard);
         let members = Members::default();
-        let (v1, v2) = ((release("v1"), vec![pod("checkout-1")]), (release("v2"), vec![pod("checkout-2")]));
+        let (v1, v2) = ((release("v1"), vec![pod("checkout-1", "checkout")]), (release("v2"), vec![pod("checkout-2", "checkout")]));
         assert!(!members.knows(&guard, &plan), "nothing was told");
         members.tell(&guard.key, [v1.clone()].into());
         assert!(!members.knows(&guard, &plan), "none of the candidate was told");
@@ -205,5 +236,27 @@ mod tests {
         members.tell(&guard.key, [v1].into());
         assert!(members.knows(&guard, &plan), "it had one, and its silence counts");
         assert!(members.narrowed(&guard, &plan).values(Arm::Candidate).is_empty());
+    }
+
+    #[test]
+    fn what_a_router_counts_is_told_apart_by_the_workloads_that_serve() {
+        let guard = guard(&serde_json::json!({"workload": {"label": "destination_workload", "namespace": "destination_namespace"}}));
+        let plan = plan(&guard);
+        assert_eq!(plan.arm_label, "destination_workload");
+        let members = Members::default();
+        let (own, copy) = (vec![pod("checkout-1", "checkout")], vec![pod("checkout-candidate-1", "checkout-candidate")]);
+        members.tell(&guard.key, [(release("v1"), own.clone()), (release("v2"), copy.clone())].into());
+        let narrowed = members.narrowed(&guard, &plan);
+        assert_eq!((narrowed.values(Arm::Candidate), narrowed.values(Arm::Stable)), (vec!["checkout-candidate"], vec!["checkout"]));
+        let total = narrowed.signals.values().next().unwrap().counters.values().next().unwrap();
+        let matcher = total.matchers.iter().find(|matcher| matcher.label == "destination_namespace").expect("the guard's own namespace");
+        assert_eq!((matcher.op, matcher.value.as_str()), (MatchOp::Equal, "shop"));
+        assert!(total.matchers.iter().all(|matcher| matcher.label != "namespace"), "that one may be the router's");
+        // While it is promoted the candidate runs in both, and only what its copy serves is surely its own.
+        members.tell(&guard.key, [(release("v1"), own.clone()), (release("v2"), [own.clone(), copy].concat())].into());
+        assert_eq!(members.narrowed(&guard, &plan).values(Arm::Candidate), ["checkout-candidate"]);
+        assert!(members.knows(&guard, &plan));
+        members.tell(&guard.key, [(release("v1"), own.clone()), (release("v2"), own)].into());
+        assert!(!members.knows(&guard, &plan), "nothing tells them apart now, and that is not the candidate's silence");
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use super::clock::{self, Clock};
 use super::evidence::{load_evidence, store_evidence};
@@ -39,8 +39,10 @@ const FORWARD_PERMITS: usize = 32;
 const NOTICE_PERMITS: usize = 32;
 /// Registries asked at once, apart from the rest: one that hangs costs the attempts that wait for it.
 const ORIGIN_PERMITS: usize = 32;
-/// How long a commit makes way for traffic that is being led back.
-const RIGHT_OF_WAY: Duration = Duration::from_millis(300);
+/// Commits of reverts that an API server is asked for at once.
+const REVERT_COMMITS: usize = 32;
+/// Other commits that it is asked for at once.
+const FORWARD_COMMITS: usize = 32;
 
 /// How an effect ended.
 #[derive(Debug)]
@@ -98,22 +100,13 @@ pub struct World {
     /// Whether the store took a write lately.
     pub(super) store_asked: StoreAsked,
     notifier: Notifier,
-    /// How many rollouts are taking their traffic back now.
-    going_back: watch::Sender<usize>,
+    /// Commits of reverts that may be under way at once, and others.
+    revert_commits: Semaphore,
+    forward_commits: Semaphore,
     revert_lane: Semaphore,
     forward_lane: Semaphore,
     notices: Semaphore,
     origins: Semaphore,
-}
-
-/// One that is taking its traffic back, until this is dropped.
-#[derive(Debug)]
-pub struct GoingBack(watch::Sender<usize>);
-
-impl Drop for GoingBack {
-    fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
-    }
 }
 
 impl World {
@@ -136,7 +129,8 @@ impl World {
             collector,
             store_asked: StoreAsked::default(),
             notifier,
-            going_back: watch::Sender::default(),
+            revert_commits: Semaphore::new(REVERT_COMMITS),
+            forward_commits: Semaphore::new(FORWARD_COMMITS),
             revert_lane: Semaphore::new(REVERT_PERMITS),
             forward_lane: Semaphore::new(FORWARD_PERMITS),
             notices: Semaphore::new(NOTICE_PERMITS),
@@ -199,23 +193,19 @@ impl World {
         self.flag_targets.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    /// Notes that an effect begins, before it does: what takes traffic back has the right of way over commits while the note is kept.
-    pub fn set_out(&self, effect: &Effect) -> Option<GoingBack> {
-        let is_back = matches!((&self.place, effect.lane, &effect.action), (Place::Cluster(_), Lane::Revert, Action::EnsureWeights { .. }));
-        is_back.then(|| {
-            self.going_back.send_modify(|count| *count += 1);
-            GoingBack(self.going_back.clone())
-        })
-    }
-
-    /// Commits to the store. In a cluster the API server takes both what leads traffic back and what is only written down of it: when
-    /// many breach together, the latter waits a moment.
+    /// Commits to the store. In a cluster that is a request to the API server, which takes what leads traffic back as well: when hundreds
+    /// breach together, commits must neither stand in front of that nor, all at once, be too slow for each to be answered in time.
     ///
     /// # Errors
     /// Somebody else decided, or the store does not take it.
     pub async fn commit(&self, key: &str, commit: &Commit) -> Result<Committed, CommitError> {
-        let mut going_back = self.going_back.subscribe();
-        let _ = tokio::time::timeout(RIGHT_OF_WAY, going_back.wait_for(|count| *count == 0)).await;
+        let reverts = commit.state.phase.kind().reverts();
+        let permits = if reverts { &self.revert_commits } else { &self.forward_commits };
+        let _permit = match &self.place {
+            Place::Cluster(_) => permits.acquire().await.ok(),
+            // A store of its own gathers them itself.
+            Place::Host { .. } => None,
+        };
         self.store.commit(key, commit).await
     }
 
@@ -271,7 +261,7 @@ impl World {
                     Subject { workload: &subjects.guard.key, generation: subjects.generation, revert: subjects.revert.as_deref() };
                 self.notifier.send(&subject, notice, effect.id).await
             }
-            Action::Record => match self.store.drain().await {
+            Action::Record => match self.store.drain_along().await {
                 Ok(_) => Outcome::Done { changed: true, observed: Observation::Nothing },
                 Err(unavailable) => Outcome::Transient { what: unavailable.to_string(), retry_after: None },
             },

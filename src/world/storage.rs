@@ -94,6 +94,17 @@ impl Storage {
         }
     }
 
+    /// The same; where it is under way already, and goes on until nothing is left, without waiting for that.
+    ///
+    /// # Errors
+    /// The log does not take them.
+    pub async fn drain_along(&self) -> Result<Drained, Unavailable> {
+        match self {
+            Self::Embedded(store) => store.drain().await,
+            Self::Cluster(store) => store.drain_along().await,
+        }
+    }
+
     /// The ledger record of one release, if it can be trusted.
     ///
     /// # Errors

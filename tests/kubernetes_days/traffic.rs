@@ -1,6 +1,8 @@
 //! What moves the traffic fails, or others stand in it.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
@@ -123,6 +125,100 @@ fn another_deployment_has_the_labels_of_the_service() {
     day.until("at an end", || ["Recovering", "Reverted"].contains(&day.phase().as_str()));
     let pods = day.pods("app%3Dcheckout");
     assert!(pods.len() == 2 && !day.names("app%3Dcheckout").iter().any(|name| name.starts_with("other")), "none of the other's: {pods:?}");
+}
+
+/// What a mesh counted of the requests to each workload, of another namespace too, since the test began.
+fn mesh(namespace: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (port, begin) = (listener.local_addr().unwrap().port(), backstop::world::clock::instant());
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let Ok(mut connection) = connection else { continue };
+            let sent = begin.elapsed().as_secs() * 50;
+            let series = |workload: &str, space: &str, bad: u64| {
+                let labels = format!("destination_workload=\"{workload}\",destination_namespace=\"{space}\",namespace=\"mesh\"");
+                format!("requests_total{{{labels}}} {sent}\nerrors_total{{{labels}}} {bad}\n")
+            };
+            let text = [
+                series("checkout", namespace, 0),
+                series("checkout-candidate", namespace, sent / 2),
+                // Somebody else's service of the same name fails all the time.
+                series("checkout", "elsewhere", sent),
+            ];
+            let text = text.concat();
+            let _ = connection.set_read_timeout(Some(std::time::Duration::from_secs(1)));
+            let _ = std::io::Read::read(&mut connection, &mut [0; 4096]);
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\nconnection: close\r\ncontent-length: {}",
+                text.len()
+            );
+            let _ = std::io::Write::write_all(&mut connection, format!("{head}\r\n\r\n{text}").as_bytes());
+        }
+    });
+    port
+}
+
+#[test]
+fn a_mesh_tells_what_the_candidate_breaks() {
+    needs_cluster!("a_mesh_tells_what_the_candidate_breaks");
+    let (day, _gateway) = Day::canary("meshed", 2);
+    let source = json!({
+        "apiVersion": "backstop.dev/v1alpha1", "kind": "GuardSource", "metadata": {"name": "mesh"},
+        "spec": {"scrape": {"urls": [format!("http://127.0.0.1:{}/", mesh(day.namespace))], "every": "500ms"}},
+    });
+    day.house.cluster.apply(&source.to_string());
+    let by = json!({"workload": {"label": "destination_workload", "namespace": "destination_namespace"}});
+    let patch = json!({"spec": {"source": "mesh", "arms": {"by": by}}}).to_string();
+    day.kubectl(&["patch", "gro", "checkout", "--type=merge", "--patch", &patch]);
+    let _controller = day.settled();
+    day.set_image(&day.house.cluster.admin(), &day.house.v2).unwrap();
+    day.until("it breaches", || day.status()["message"].as_str().is_some_and(|message| message.contains("the candidate breaks")));
+    day.until("back", || day.is_back());
+    day.until("at an end", || ["Recovering", "Reverted"].contains(&day.phase().as_str()));
+}
+
+#[test]
+fn the_token_of_a_source_is_renewed_while_it_is_asked() {
+    needs_cluster!("the_token_of_a_source_is_renewed_while_it_is_asked");
+    let day = Day::open("renewed");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // Which tokens were shown.
+    let shown: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+    let noted = Arc::clone(&shown);
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let Ok(mut connection) = connection else { continue };
+            let _ = connection.set_read_timeout(Some(std::time::Duration::from_secs(1)));
+            let mut request = [0; 4096];
+            let length = std::io::Read::read(&mut connection, &mut request).unwrap_or(0);
+            let request = String::from_utf8_lossy(&request[..length]).into_owned();
+            let token = request.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap_or_default();
+            noted.lock().unwrap().insert(token.to_owned());
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+            let _ = std::io::Write::write_all(&mut connection, answer);
+        }
+    });
+    let secret = |token: &str| {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "metrics", "namespace": "backstop-system"}, "stringData": {"token": token},
+        });
+        day.house.cluster.apply(&secret.to_string());
+    };
+    secret("before");
+    let source = json!({
+        "apiVersion": "backstop.dev/v1alpha1", "kind": "GuardSource", "metadata": {"name": "metrics"},
+        "spec": {"scrape": {
+            "urls": [format!("http://127.0.0.1:{port}/")], "every": "500ms", "auth": {"bearer": {"tokenFile": "metrics/token"}},
+        }},
+    });
+    day.house.cluster.apply(&source.to_string());
+    day.kubectl(&["patch", "gro", "checkout", "--type=merge", "--patch", r#"{"spec":{"source":"metrics"}}"#]);
+    let _controller = day.on_trial();
+    let is_shown = |token: &str| shown.lock().unwrap().contains(token);
+    day.until("the first is shown", || is_shown("before"));
+    secret("after");
+    day.until("the second is shown", || is_shown("after"));
 }
 
 #[test]

@@ -1,34 +1,65 @@
 //! Which addresses a source in a cluster may have, and its credentials.
 //!
-//! `tokenFile: NAME/KEY` of a source is the key KEY of the Secret NAME in backstop's namespace; no other file is sent anywhere.
+//! `tokenFile: NAME/KEY` of a source is the key KEY of the Secret NAME in backstop's namespace; no other file is sent anywhere. Each request
+//! reads the file as it is, and the file follows the Secret.
 
 use std::fs;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Component, Path};
+use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::api::Api;
 use reqwest::Url;
+use tokio::sync::watch;
 
 use super::Setup;
 use crate::core::spec::{Auth, GuardSource};
 use crate::core::work::Lane;
+use crate::shell::rollout::Shared;
 use crate::world::endpoint::is_link_local;
+
+/// Folder of a replica's data with what sources present.
+pub(super) const SECRETS: &str = "secrets";
+/// How often Secrets are read again.
+const RENEW: Duration = Duration::from_secs(30);
 
 /// Checks a source's addresses, and fetches its credentials into the folder `secrets`.
 ///
 /// # Errors
 /// An address may not be asked, or a Secret cannot be had.
 pub(super) async fn admit(setup: &Setup, secrets: &Path, source: &GuardSource) -> Result<(), String> {
-    let (client, namespace) = (setup.cluster.client(Lane::Forward), &setup.namespace);
     let urls: Vec<&String> =
         source.prometheus.iter().map(|prometheus| &prometheus.url).chain(source.scrape.iter().flat_map(|scrape| &scrape.urls)).collect();
     for url in urls {
         may_ask(url, &setup.api_server).await?;
     }
+    credentials(setup, secrets, source).await
+}
+
+/// Has the credentials of sources follow their Secrets until `stop`: whoever renews one need not start a controller again.
+pub(super) async fn renew(shared: Arc<Shared>, setup: Setup, mut stop: watch::Receiver<bool>) {
+    let secrets = setup.data_dir.join(SECRETS);
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(RENEW) => {}
+            _ = stop.changed() => return,
+        }
+        for (name, source) in &shared.documents().sources {
+            if let Err(what) = credentials(&setup, &secrets, source).await {
+                tracing::warn!(source = name, what, "its credentials stay as they were");
+            }
+        }
+    }
+}
+
+/// Fetches a source's credentials.
+async fn credentials(setup: &Setup, secrets: &Path, source: &GuardSource) -> Result<(), String> {
+    let (client, namespace) = (setup.cluster.client(Lane::Forward), &setup.namespace);
     let auths =
         source.prometheus.iter().filter_map(|one| one.auth.as_ref()).chain(source.scrape.iter().filter_map(|one| one.auth.as_ref()));
     for auth in auths {

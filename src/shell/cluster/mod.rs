@@ -72,24 +72,26 @@ impl Controller {
     /// # Errors
     /// The API server does not answer, or a part cannot be opened. Nothing is started then.
     pub async fn start(setup: Setup) -> Result<Self, StartError> {
+        let (stop, stopped) = watch::channel(false);
+        let (ready_in, ready) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        let client = setup.cluster.client(Lane::Forward).clone();
+        // A breach may be pending: what watches tell is there by the time that the store is.
+        let (told_in, told) = mpsc::channel(1024);
+        watches::start(&client, &setup.namespace, &setup.namespaces, &told_in, &mut tasks, &stopped);
+        let sight = Arc::new(Sight::default());
+        sight.watch(&setup.cluster, &setup.namespaces, &mut tasks, &stopped);
         let world = open_world(&setup).await?;
         if let Err(error) = world.store().recover().await {
             tracing::error!(%error, "the API server does not take commits yet");
         }
         let shared = Arc::new(Shared::new(world, Arc::new(Loaded::default())));
-        let (stop, stopped) = watch::channel(false);
-        let (ready_in, ready) = watch::channel(false);
-        let mut tasks = JoinSet::new();
-        let client = setup.cluster.client(Lane::Forward).clone();
-        let (told_in, told) = mpsc::channel(1024);
-        watches::start(&client, &setup.namespace, &setup.namespaces, &told_in, &mut tasks, &stopped);
-        let sight = Arc::new(Sight::default());
-        sight.watch(&setup.cluster, &setup.namespaces, &mut tasks, &stopped);
         let (living_in, living) = watch::channel(Living::default());
         tasks.spawn(Replicas::new(client.clone(), &setup.namespace, &setup.identity).run(living_in, stopped.clone()));
         let (stamped_in, stamped) = watch::channel(watches::is_stamped(&client).await);
         tasks.spawn(watches::stamps(client, stamped_in, stopped.clone()));
         tasks.spawn(surroundings(Arc::clone(&shared), stopped.clone()));
+        tasks.spawn(endpoints::renew(Arc::clone(&shared), setup.clone(), stopped.clone()));
         let supervisor = Supervisor::new(Arc::clone(&shared), setup, sight, living, stamped);
         tasks.spawn(supervisor.run(told, ready_in, stopped));
         Ok(Self { shared, stop, ready, tasks })

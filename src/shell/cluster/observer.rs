@@ -35,7 +35,7 @@ pub(super) struct Observer {
     pub(super) actors: Actors,
     /// Whether the API server stamps who changes a template.
     pub(super) stamped: watch::Receiver<bool>,
-    /// Turns to look for the first time, of those whose guard rests.
+    /// Turns to mark a workload, and to look for the first time of those whose guard rests.
     pub(super) turns: Arc<Semaphore>,
     /// Rung when there is something else to say of what runs.
     pub(super) again: Arc<Notify>,
@@ -52,10 +52,10 @@ impl Observer {
         let mut rung = true;
         let mut turn = self.turn(&mut stop).await;
         loop {
-            if !self.only_looks {
-                self.mark(&mut marked).await;
-            }
             let looked = self.look(rung, &ordinary, &mut seen, &mut template, &mut marked).await;
+            if !self.only_looks {
+                self.mark(&mut marked, turn.as_ref()).await;
+            }
             drop(turn.take());
             let resting = self.rests();
             let pause = match looked {
@@ -71,7 +71,7 @@ impl Observer {
                     tokio::time::sleep(GATHER).await;
                     rung = true;
                 }
-                () = self.outdated(marked.as_ref()), if !self.only_looks => {}
+                () = self.outdated(marked.as_ref()), if !self.only_looks => rung = true,
                 () = tokio::time::sleep(pause) => rung = false,
                 _ = stop.changed() => return,
             }
@@ -90,13 +90,12 @@ impl Observer {
         }
         tokio::select! {
             turn = Arc::clone(&self.turns).acquire_owned() => turn.ok(),
-            () = self.bell.notified() => None,
             _ = stop.changed() => None,
         }
     }
 
     /// Marks the workload, so that admission policies protect it.
-    async fn mark(&self, marked: &mut Option<Marks>) {
+    async fn mark(&self, marked: &mut Option<Marks>, turn: Option<&OwnedSemaphorePermit>) {
         let loaded = self.shared.documents();
         let Some((metadata, spec)) = loaded.rollouts.get(&self.key) else { return };
         let how = if matches!(spec.strategy, Strategy::Observe(_)) { "observed" } else { "driven" };
@@ -104,6 +103,8 @@ impl Observer {
         let reverting = view.and_then(|view| view.0.reverting().map(|revert| revert.id.clone()));
         let marks = Marks { guarded: Some(how), reverting };
         let Some((kind, workload)) = spec.workload.object().filter(|_| marked.as_ref() != Some(&marks)) else { return };
+        // A few at a time: when hundreds breach together, what leads their traffic back is more urgent.
+        let _turn = if turn.is_none() { self.turns.acquire().await.ok() } else { None };
         let namespace = metadata.namespace();
         match self.cluster.mark(namespace, kind, workload, &marks).await {
             Ok(changed) => {

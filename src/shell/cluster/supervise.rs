@@ -9,12 +9,12 @@ use kube::api::DynamicObject;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::Setup;
 use super::books::{Books, conditions_of, key_of, troubles};
 use super::observer::Observer;
 use super::replicas::{Living, is_mine};
 use super::sight::Sight;
 use super::watches::Told;
+use super::{Setup, endpoints};
 use crate::core::spec::{GuardSource, GuardedRollout, Metadata};
 use crate::core::work::Lane;
 use crate::shell::rollout::{Policies, Rollout, Shared};
@@ -32,6 +32,8 @@ use crate::world::storage::Storage;
 const GATHER: Duration = Duration::from_millis(50);
 /// Before a state that cannot be read is read again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Before a source that could not be opened is tried again.
+const RECONNECT: Duration = Duration::from_secs(5);
 /// Guards at rest whose workload is looked at for the first time, at once.
 const FIRST_LOOKS: usize = 8;
 /// Observations that may wait.
@@ -122,7 +124,7 @@ impl Supervisor {
     }
 
     fn secrets(&self) -> PathBuf {
-        self.setup.data_dir.join("secrets")
+        self.setup.data_dir.join(endpoints::SECRETS)
     }
 
     /// Runs until `stop`; then every guard's task ends.
@@ -144,14 +146,18 @@ impl Supervisor {
                 Ok(()) = self.stamped.changed() => true,
                 () = self.again.notified() => true,
                 () = settle => {
-                    due = None;
                     self.settle().await;
+                    // What could not be opened is tried again.
+                    due = (!self.is_connected()).then(|| tokio::time::Instant::now() + RECONNECT);
                     ready.send_if_modified(|ready| !std::mem::replace(ready, self.is_complete()) && *ready);
                     false
                 }
             };
-            if changed && due.is_none() && self.is_complete() {
-                due = Some(tokio::time::Instant::now() + GATHER);
+            if changed && self.is_complete() {
+                // At the start everything has been listed: nothing more gathers.
+                let gathers = if *ready.borrow() { GATHER } else { Duration::ZERO };
+                let at = tokio::time::Instant::now() + gathers;
+                due = Some(due.map_or(at, |due| due.min(at)));
             }
         }
         for running in self.running.values() {
@@ -170,7 +176,7 @@ impl Supervisor {
     fn take(&mut self, told: Told) -> bool {
         match told {
             Told::Applied(kind, object) => {
-                let changed = self.books.apply(kind, &object, &self.setup.data_dir.join("secrets"));
+                let changed = self.books.apply(kind, &object, &self.setup.data_dir.join(endpoints::SECRETS));
                 let urgency = kind == Kind::GuardedRollout && self.glance(*object);
                 changed || urgency
             }
@@ -314,13 +320,18 @@ impl Supervisor {
         }
     }
 
+    /// Whether every source is open.
+    fn is_connected(&self) -> bool {
+        self.shared.documents().sources.iter().all(|(name, source)| self.sources.get(name) == Some(source))
+    }
+
     /// Opens the sources that are new or have changed.
     async fn connect(&mut self, loaded: &Loaded) {
         for (name, source) in &loaded.sources {
             if self.sources.get(name) == Some(source) {
                 continue;
             }
-            let opened = super::endpoints::admit(&self.setup, &self.secrets(), source).await;
+            let opened = endpoints::admit(&self.setup, &self.secrets(), source).await;
             match opened.and_then(|()| Source::open(name, source).map_err(|error| error.to_string())) {
                 Ok(opened) => {
                     self.shared.world.connect(name, opened);

@@ -46,7 +46,7 @@ fn process(sheet: &mut Sheet<'_>, guard: &Guard<'_>) {
         let finding = Finding::error(code::UNFIT, "the traffic of a process is moved by the host's own proxy");
         sheet.push_key(&format!("{}/route", written(&rollout.strategy)), finding.fix("leave `route` out"));
     }
-    if rollout.arms.by == ArmsBy::Pod {
+    if matches!(rollout.arms.by, ArmsBy::Pod | ArmsBy::Workload(_)) {
         let finding = Finding::error(code::UNFIT, "a process has no pods").expected("`route`, or `label: …`");
         sheet.push("/spec/arms/by", finding);
     }
@@ -108,6 +108,10 @@ fn metrics(sheet: &mut Sheet<'_>, guard: &Guard<'_>) {
     }
     if guard.rollout.arms.by == ArmsBy::Route {
         let finding = Finding::error(code::UNFIT, "only the proxy of `backstop host` labels its counters with the release");
+        sheet.push("/spec/arms/by", finding.expected("`pod`, `label: …`, or `workload: …` for what a router counts"));
+    }
+    if matches!((&guard.rollout.arms.by, &guard.rollout.strategy), (ArmsBy::Workload(_), Strategy::Observe(_))) {
+        let finding = Finding::error(code::UNFIT, "what is observed runs both releases in one workload: its name tells none apart");
         sheet.push("/spec/arms/by", finding.expected("`pod`, or `label: …`"));
     }
     if guard.rollout.arms.by != ArmsBy::Pod && scrapes_pods(sheet, guard) {

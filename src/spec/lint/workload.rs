@@ -78,6 +78,17 @@ fn health(sheet: &mut Sheet<'_>, process: &Process) {
 }
 
 fn arms(sheet: &mut Sheet<'_>, guard: &Guard<'_>) {
+    if let ArmsBy::Workload(by) = &guard.rollout.arms.by {
+        for (field, label) in [("label", &by.label), ("namespace", &by.namespace)] {
+            if !selector::is_label(label) || label.starts_with("__") {
+                let finding = Finding::error(code::BAD_NAME, "not a label that samples can have");
+                sheet.push(
+                    &format!("/spec/arms/by/workload/{field}"),
+                    finding.expected("letters, digits and underscores, such as `destination_workload`"),
+                );
+            }
+        }
+    }
     if let ArmsBy::Label(label) = &guard.rollout.arms.by {
         if !selector::is_label(label) || label.starts_with("__") {
             let finding = Finding::error(code::BAD_NAME, "not a label that samples can have");

@@ -127,6 +127,8 @@ pub struct Member {
     pub ip: Option<IpAddr>,
     /// Its uid.
     pub uid: String,
+    /// The Deployment, or the like, that it belongs to: the guarded one or a copy of it.
+    pub workload: String,
     /// Its `pod-template-hash` or `controller-revision-hash`.
     pub hash: Option<String>,
     /// What runs in it, by container: the `imageID` that the node tells, with the container's name.

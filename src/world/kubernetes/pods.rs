@@ -135,7 +135,7 @@ impl Read {
             if self.kind != DEPLOYMENT {
                 health.wanted = health.wanted.saturating_add(1);
             }
-            members.entry(release.id.clone()).or_default().push(member(pod, release));
+            members.entry(release.id.clone()).or_default().push(member(pod, release, self.workload_of(set)));
         }
         self.add_wanted(&mut arms);
         self.add_stalled(&mut arms);
@@ -154,6 +154,12 @@ impl Read {
         let revision = pod["metadata"]["labels"]["controller-revision-hash"].as_str()?;
         let owned = is_owned(pod, uid(&self.object));
         owned.then(|| self.releases.get(revision)).flatten().map(|release| (release, None))
+    }
+
+    /// The name of the workload whose set this is; of one without sets, its own.
+    fn workload_of(&self, set: Option<&Value>) -> &str {
+        let owner = set.and_then(|set| self.copies.iter().find(|copy| is_owned(set, uid(copy))));
+        name(owner.unwrap_or(&self.object))
     }
 
     /// How many pods are wanted of each release: what its sets say, and of other workloads what its template's is to have.
@@ -254,7 +260,7 @@ fn statuses(pod: &Value) -> impl Iterator<Item = &Value> {
     ["initContainerStatuses", "containerStatuses"].into_iter().flat_map(|key| pod["status"][key].as_array().into_iter().flatten())
 }
 
-fn member(pod: &Value, release: &Release) -> Member {
+fn member(pod: &Value, release: &Release, workload: &str) -> Member {
     let template = serde_json::to_value(&release.template).unwrap_or_default();
     let (mut other_images, mut injected) = (BTreeMap::new(), BTreeSet::new());
     let image_ids: BTreeMap<String, String> = statuses(pod)
@@ -278,6 +284,7 @@ fn member(pod: &Value, release: &Release) -> Member {
         pod: name(pod).to_owned(),
         ip: pod["status"]["podIP"].as_str().and_then(|ip| ip.parse().ok()),
         uid: uid(pod).to_owned(),
+        workload: workload.to_owned(),
         hash: ["pod-template-hash", "controller-revision-hash"].iter().find_map(|key| labels[key].as_str()).map(str::to_owned),
         image_ids,
         other_images,

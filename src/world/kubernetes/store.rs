@@ -10,9 +10,11 @@ mod reconcile;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt};
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
@@ -39,6 +41,8 @@ use crate::world::store::{self as local, CommitError, Committed, Drained, LoadEr
 const RECORDS_MAX: usize = 384 << 10;
 /// How often a swap is tried again at once.
 const TRIES: u32 = 4;
+/// Guards whose ledger records go to their objects at once.
+const LEDGERS: usize = 4;
 /// How long a request to the API server may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -62,6 +66,8 @@ struct Inner {
     recovering: tokio::sync::Mutex<()>,
     /// One at a time: an older ledger record must not be written after a newer one.
     draining: tokio::sync::Mutex<()>,
+    /// Something was committed since the drain under way began.
+    to_drain: AtomicBool,
 }
 
 /// What is known of the status of one guard.
@@ -135,6 +141,7 @@ impl Store {
             documents,
             recovering,
             draining,
+            to_drain: AtomicBool::new(false),
         }))
     }
 
@@ -543,39 +550,68 @@ impl Store {
     /// # Errors
     /// The log does not take them. What the API server does not take is tried again at the next drain.
     pub async fn drain(&self) -> Result<Drained, Unavailable> {
+        let _alone = self.0.draining.lock().await;
+        self.drain_once().await
+    }
+
+    /// The same, unless it is under way: then that goes on until nothing is left, and this does not wait for it. Whoever commits asks for
+    /// it, hundreds at once when many breach.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn drain_along(&self) -> Result<Drained, Unavailable> {
+        let (more, mut drained) = (&self.0.to_drain, Drained::default());
+        more.store(true, Ordering::SeqCst);
+        while more.load(Ordering::SeqCst) {
+            let Ok(_alone) = self.0.draining.try_lock() else { break };
+            while more.swap(false, Ordering::SeqCst) {
+                drained = self.drain_once().await?;
+            }
+        }
+        Ok(drained)
+    }
+
+    async fn drain_once(&self) -> Result<Drained, Unavailable> {
         if !self.0.signs {
             return Ok(Drained::default());
         }
-        let _alone = self.0.draining.lock().await;
-        let busy: Vec<(String, Seat)> = {
-            let seats = lock(&self.0.seats);
-            seats
-                .iter()
-                .filter(|(_, seat)| !seat.undrained.is_empty() || !seat.pending.is_empty())
-                .map(|(key, seat)| (key.clone(), seat.clone()))
-                .collect()
-        };
-        for (key, seat) in busy {
-            let leaves: Vec<Leaf> = seat.undrained.iter().filter_map(|line| Leaf::of(line).ok()).collect();
-            self.0.local.testify(&format!("{key}@{}", seat.uid), seat.revision, leaves).await?;
-            let mut applied = Vec::new();
-            for (at, (entry, signed)) in seat.pending.iter().enumerate() {
-                // Only the newest of each release counts.
-                if seat.pending[at + 1..].iter().any(|(later, _)| later.release == entry.release && later.content == entry.content) {
-                    applied.push(signed.clone());
-                    continue;
-                }
-                match self.0.records.apply(&self.0.public, &seat.workload, entry, signed).await {
-                    Ok(()) => applied.push(signed.clone()),
-                    Err(error) => tracing::warn!(rollout = key, release = %entry.release, %error, "a ledger record waits in the status"),
-                }
+        let is_busy = |seat: &Seat| !seat.undrained.is_empty() || !seat.pending.is_empty();
+        let busy: Vec<(String, Seat)> =
+            lock(&self.0.seats).iter().filter(|(_, seat)| is_busy(seat)).map(|(key, seat)| (key.clone(), seat.clone())).collect();
+        // The log is on this machine, and waits for no API server.
+        futures::future::try_join_all(busy.iter().map(|(key, seat)| self.testify(key, seat))).await?;
+        let drained = self.0.local.drain().await?;
+        stream::iter(&busy).for_each_concurrent(LEDGERS, |(key, seat)| self.apply(key, seat)).await;
+        Ok(drained)
+    }
+
+    /// Moves a guard's audit records to the log.
+    async fn testify(&self, key: &str, seat: &Seat) -> Result<(), Unavailable> {
+        let leaves: Vec<Leaf> = seat.undrained.iter().filter_map(|line| Leaf::of(line).ok()).collect();
+        self.0.local.testify(&format!("{key}@{}", seat.uid), seat.revision, leaves).await?;
+        if let Some(now) = lock(&self.0.seats).get_mut(key) {
+            now.undrained.retain(|line| !seat.undrained.contains(line));
+        }
+        Ok(())
+    }
+
+    /// Moves a guard's ledger records to their objects, in their order.
+    async fn apply(&self, key: &str, seat: &Seat) {
+        let mut applied = Vec::new();
+        for (at, (entry, signed)) in seat.pending.iter().enumerate() {
+            // Only the newest of each release counts.
+            if seat.pending[at + 1..].iter().any(|(later, _)| later.release == entry.release && later.content == entry.content) {
+                applied.push(signed.clone());
+                continue;
             }
-            if let Some(now) = lock(&self.0.seats).get_mut(&key) {
-                now.undrained.retain(|line| !seat.undrained.contains(line));
-                now.pending.retain(|(_, signed)| !applied.contains(signed));
+            match self.0.records.apply(&self.0.public, &seat.workload, entry, signed).await {
+                Ok(()) => applied.push(signed.clone()),
+                Err(error) => tracing::warn!(rollout = key, release = %entry.release, %error, "a ledger record waits in the status"),
             }
         }
-        self.0.local.drain().await
+        if let Some(now) = lock(&self.0.seats).get_mut(key) {
+            now.pending.retain(|(_, signed)| !applied.contains(signed));
+        }
     }
 
     /// Keeps a freeze of a wider scope, or its end, for every replica.

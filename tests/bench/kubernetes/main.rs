@@ -134,18 +134,17 @@ async fn breaches(town: &Town, tag: &str, services: &[usize], (budget, peer, nee
     for number in services {
         town.source.flip(*number);
     }
-    town.until_all("each one's template is back", services, |status| matches!(status["phase"].as_str(), Some("Recovering" | "Reverted")))
-        .await;
-    let (routes, templates) = (first_writes(town, services, since, "httproutes"), first_writes(town, services, since, "deployments"));
+    town.until("each one's template is back", || async { town.restored(services, since).len() == services.len() }).await;
+    let (routes, templates) = (first_writes(town, services, since, "httproutes"), town.restored(services, since));
     assert_eq!((routes.len(), templates.len()), (services.len(), services.len()), "each is back");
     // A source is asked at its own pace, and three scrapes show a breach: the budget is for what comes after.
     let decided: BTreeMap<usize, i64> =
         routes.iter().filter_map(|write| Some((write.number, town.source.last_answer(write.number, write.at)?))).collect();
-    let after = |writes: &[Write]| -> Vec<f64> {
-        writes.iter().filter_map(|write| Some((write.done - decided.get(&write.number)?) as f64 / 1e6)).collect()
+    let after = |done: &mut dyn Iterator<Item = (usize, i64)>| -> Vec<f64> {
+        done.filter_map(|(number, at)| Some((at - decided.get(&number)?) as f64 / 1e6)).collect()
     };
     table.section(format!("{} breaches at once, breaker off", services.len()));
-    let (mut back, mut restored) = (after(&routes), after(&templates));
+    let (mut back, mut restored) = (after(&mut routes.iter().map(|write| (write.number, write.done))), after(&mut templates.into_iter()));
     table.row("decisive sample to traffic back: median", quantile(&mut back, 0.5), "s", Against::Nothing);
     table.row("decisive sample to traffic back: the last", quantile(&mut back, 1.0), "s", Against::Budget(budget));
     table.row("decisive sample to template restored: median", quantile(&mut restored, 0.5), "s", Against::Nothing);
@@ -173,8 +172,7 @@ async fn held_back(town: &Town, services: &[usize], table: &mut Table) {
     }
     town.until_all("each one has its traffic back", services, |status| status["phase"] != "Advancing").await;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let (routes, templates) =
-        (first_writes(town, services, since, "httproutes").len(), first_writes(town, services, since, "deployments").len());
+    let (routes, templates) = (first_writes(town, services, since, "httproutes").len(), town.restored(services, since).len());
     table.section(format!("{} breaches at once, breaker on, 5 s later", services.len()));
     table.row("traffic back", routes as f64, "services", Against::Nothing);
     table.row("templates restored: the rest waits for a person", templates as f64, "services", Against::Nothing);

@@ -1,6 +1,8 @@
 //! Many guarded Deployments on one control plane, a gateway that takes every route, and the controller beside them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::http::Request;
@@ -38,8 +40,12 @@ pub(crate) struct Town {
     backstop: User,
     folder: tempfile::TempDir,
     guards: Store<DynamicObject>,
+    restored: Restored,
     _gateway: Loop,
 }
+
+/// When each service's template became that of `v1` again, in microseconds since 1970.
+type Restored = Arc<Mutex<BTreeMap<usize, i64>>>;
 
 /// A controller that ends with this guard.
 pub(crate) struct Controller {
@@ -89,10 +95,11 @@ impl Town {
         cluster.apply(&metrics(source.port, interval).to_string());
         let client = cluster.admin().client().await;
         let gateway = gateway::start(&cluster.admin(), NAMESPACE);
-        let guards = watched(&client);
-        let town = Self { cluster, build, client, source, backstop, folder: tempfile::tempdir().unwrap(), guards, _gateway: gateway };
+        let v1 = build.image("v1");
+        let (guards, restored) = (watched(&client), restorations(&client, v1.clone()));
+        let folder = tempfile::tempdir().unwrap();
+        let town = Self { cluster, build, client, source, backstop, folder, guards, restored, _gateway: gateway };
         replica::write_principals(town.folder.path(), NAMESPACE);
-        let v1 = town.build.image("v1");
         let (all, image) = (0..services, &v1);
         stream::iter(all).for_each_concurrent(BUILDERS, |number| town.settle(number, replicas, image)).await;
         town.until("every pod is ready", || async {
@@ -134,6 +141,12 @@ impl Town {
     /// The status of every guard, by the number of its service, as a watch tells it: lists of hundreds would be a load of their own.
     fn statuses(&self) -> Vec<(usize, Value)> {
         self.guards.state().iter().map(|one| (number_of(&json!(one.metadata.name)), one.data["status"].clone())).collect()
+    }
+
+    /// Which of these services have had their template restored since then, and when.
+    pub(crate) fn restored(&self, services: &[usize], since: i64) -> BTreeMap<usize, i64> {
+        let restored = self.restored.lock().unwrap();
+        restored.iter().filter(|(number, at)| services.contains(number) && **at >= since).map(|(number, at)| (*number, *at)).collect()
     }
 
     /// Waits until it is so.
@@ -291,6 +304,31 @@ fn guard(name: &str) -> Value {
             "watch": {"for": "30m", "holdback": "10%"}, "attestation": {"policy": "release"},
         },
     })
+}
+
+/// Notes when a watch tells that a service's template is that of this image again. Marks of what is guarded are writes of the same objects.
+fn restorations(client: &Client, image: String) -> Restored {
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", "Deployment"));
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), NAMESPACE, &kind);
+    let restored = Restored::default();
+    let told = Arc::clone(&restored);
+    let mut events = watcher(api, watcher::Config::default()).default_backoff().applied_objects().boxed();
+    tokio::spawn(async move {
+        let mut known: BTreeMap<usize, String> = BTreeMap::new();
+        while let Some(event) = events.next().await {
+            let Ok(object) = event else { continue };
+            let name = object.metadata.name.unwrap_or_default();
+            if name.ends_with("-candidate") {
+                continue;
+            }
+            let now = object.data["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default().to_owned();
+            let before = known.insert(number_of(&json!(name)), now.clone());
+            if now == image && before.is_some_and(|before| before != image) {
+                told.lock().unwrap().insert(number_of(&json!(name)), clock::wall().as_microsecond());
+            }
+        }
+    });
+    restored
 }
 
 /// The guards as a watch tells them.
