@@ -23,6 +23,10 @@ const AGAIN_ACTIVE: Duration = Duration::from_mins(1);
 const AGAIN_BLIND: Duration = Duration::from_secs(5);
 /// How often it is looked at otherwise: watches tell what happens, this is for what they missed.
 const AGAIN_RESTING: Duration = Duration::from_mins(10);
+/// How long a guard at rest waits for its turn to look for the first time: others' may hang.
+const TURN_WITHIN: Duration = Duration::from_secs(10);
+/// How long a mark waits for its turn; nobody looks meanwhile.
+const MARK_WITHIN: Duration = Duration::from_secs(1);
 /// After a look that failed.
 const AGAIN_FAILED: Duration = Duration::from_secs(1);
 
@@ -90,6 +94,7 @@ impl Observer {
         }
         tokio::select! {
             turn = Arc::clone(&self.turns).acquire_owned() => turn.ok(),
+            () = tokio::time::sleep(TURN_WITHIN) => None,
             _ = stop.changed() => None,
         }
     }
@@ -104,7 +109,10 @@ impl Observer {
         let marks = Marks { guarded: Some(how), reverting };
         let Some((kind, workload)) = spec.workload.object().filter(|_| marked.as_ref() != Some(&marks)) else { return };
         // A few at a time: when hundreds breach together, what leads their traffic back is more urgent.
-        let _turn = if turn.is_none() { self.turns.acquire().await.ok() } else { None };
+        let _turn = match turn {
+            Some(_) => None,
+            None => tokio::time::timeout(MARK_WITHIN, self.turns.acquire()).await.ok(),
+        };
         let namespace = metadata.namespace();
         match self.cluster.mark(namespace, kind, workload, &marks).await {
             Ok(changed) => {

@@ -33,7 +33,7 @@ const GATHER: Duration = Duration::from_millis(50);
 /// Before a state that cannot be read is read again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Before a source that could not be opened is tried again.
-const RECONNECT: Duration = Duration::from_secs(5);
+const RECONNECT: Duration = Duration::from_secs(30);
 /// Guards at rest whose workload is looked at for the first time, at once.
 const FIRST_LOOKS: usize = 8;
 /// Observations that may wait.
