@@ -26,7 +26,7 @@ use crate::core::ledger::LedgerRecord;
 use crate::core::policy::Policy;
 use crate::core::release::{Digest, Image, Release, ReleaseId};
 use crate::core::spec::{Artifacts, FlagTarget};
-use crate::core::state::Guard;
+use crate::core::state::{Guard, PhaseKind};
 use crate::core::work::{Action, Commit, Effect, EvidenceFrom, Lane, LookPlan};
 use crate::host::wire::Ensure;
 use crate::telemetry::work::work;
@@ -100,7 +100,7 @@ pub struct World {
     /// Whether the store took a write lately.
     pub(super) store_asked: StoreAsked,
     notifier: Notifier,
-    /// Commits of reverts that may be under way at once, and others.
+    /// Commits of what is being reverted that may be under way at once, and others.
     revert_commits: Semaphore,
     forward_commits: Semaphore,
     revert_lane: Semaphore,
@@ -199,7 +199,8 @@ impl World {
     /// # Errors
     /// Somebody else decided, or the store does not take it.
     pub async fn commit(&self, key: &str, commit: &Commit) -> Result<Committed, CommitError> {
-        let reverts = commit.state.phase.kind().reverts();
+        // What is back already waits behind what is not.
+        let reverts = commit.state.phase.kind() == PhaseKind::Reverting;
         let permits = if reverts { &self.revert_commits } else { &self.forward_commits };
         let _permit = match &self.place {
             Place::Cluster(_) => permits.acquire().await.ok(),

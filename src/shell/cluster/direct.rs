@@ -30,6 +30,7 @@ use crate::shell::standalone::{StartError, guard};
 use crate::spec::Loaded;
 use crate::spec::document::Kind;
 use crate::world::audit::leaf;
+use crate::world::clock::Clock;
 use crate::world::kubernetes::objects::{resource, unavailable};
 use crate::world::kubernetes::store::Store;
 use crate::world::kubernetes::{in_force, report};
@@ -220,7 +221,9 @@ pub async fn command(
     if !loaded.rollouts.contains_key(key) {
         return Err(StartError::Document(format!("{key}: {}", troubles(&loaded, key).join("; "))));
     }
-    let world = super::world(setup, store(setup).await?).await?;
+    let store = store(setup).await?;
+    let clock = Clock::of_cluster(&store).await?;
+    let world = super::world(setup, store, clock)?;
     for (name, source) in &loaded.sources {
         if let Ok(source) = Source::open(name, source) {
             world.connect(name, source);

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::join;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -81,14 +82,15 @@ impl Controller {
         watches::start(&client, &setup.namespace, &setup.namespaces, &told_in, &mut tasks, &stopped);
         let sight = Arc::new(Sight::default());
         sight.watch(&setup.cluster, &setup.namespaces, &mut tasks, &stopped);
-        let world = open_world(&setup).await?;
+        let (world, is_stamped) = join!(open_world(&setup), watches::is_stamped(&client));
+        let world = world?;
         if let Err(error) = world.store().recover().await {
             tracing::error!(%error, "the API server does not take commits yet");
         }
         let shared = Arc::new(Shared::new(world, Arc::new(Loaded::default())));
         let (living_in, living) = watch::channel(Living::default());
         tasks.spawn(Replicas::new(client.clone(), &setup.namespace, &setup.identity).run(living_in, stopped.clone()));
-        let (stamped_in, stamped) = watch::channel(watches::is_stamped(&client).await);
+        let (stamped_in, stamped) = watch::channel(is_stamped);
         tasks.spawn(watches::stamps(client, stamped_in, stopped.clone()));
         tasks.spawn(surroundings(Arc::clone(&shared), stopped.clone()));
         tasks.spawn(endpoints::renew(Arc::clone(&shared), setup.clone(), stopped.clone()));
@@ -132,15 +134,15 @@ async fn open_world(setup: &Setup) -> Result<World, StartError> {
     signing::provide(&client, &setup.namespace, &folder.join("keys")).await?;
     let local = local::Store::open(&folder, &setup.data_dir.join("spool"))?;
     let store = store::Store::controller(client, &setup.namespace, local);
-    if let Err(error) = store.list_records().await {
+    let (listed, clock) = join!(store.list_records(), Clock::of_cluster(&store));
+    if let Err(error) = listed {
         tracing::warn!(%error, "the records of each guard are read one by one");
     }
-    world(setup, store).await
+    world(setup, store, clock?)
 }
 
 /// The world around a store.
-pub(crate) async fn world(setup: &Setup, store: store::Store) -> Result<World, StartError> {
-    let clock = Clock::of_cluster(&store).await?;
+pub(crate) fn world(setup: &Setup, store: store::Store, clock: Clock) -> Result<World, StartError> {
     let credentials = match &setup.docker_config {
         Some(path) => Credentials::from_docker_config(path)?,
         None => Credentials::default(),
