@@ -263,7 +263,7 @@ impl World {
                 self.notifier.send(&subject, notice, effect.id).await
             }
             Action::Record => match self.store.drain_along().await {
-                Ok(_) => Outcome::Done { changed: true, observed: Observation::Nothing },
+                Ok(()) => Outcome::Done { changed: true, observed: Observation::Nothing },
                 Err(unavailable) => Outcome::Transient { what: unavailable.to_string(), retry_after: None },
             },
         }

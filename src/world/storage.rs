@@ -98,9 +98,9 @@ impl Storage {
     ///
     /// # Errors
     /// The log does not take them.
-    pub async fn drain_along(&self) -> Result<Drained, Unavailable> {
+    pub async fn drain_along(&self) -> Result<(), Unavailable> {
         match self {
-            Self::Embedded(store) => store.drain().await,
+            Self::Embedded(store) => store.drain().await.map(drop),
             Self::Cluster(store) => store.drain_along().await,
         }
     }

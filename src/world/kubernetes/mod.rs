@@ -49,6 +49,7 @@ pub mod signing;
 mod status;
 pub mod store;
 mod traffic;
+mod turnstile;
 mod workload;
 
 pub use api::Fault;

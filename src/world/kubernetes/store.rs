@@ -10,7 +10,6 @@ mod reconcile;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use super::objects::{FIELD_MANAGER, is_conflict, is_missing, is_passing, resourc
 use super::proofs::Proofs;
 use super::records::{Entry, Kept, Records};
 use super::report::Said;
+use super::turnstile::Turnstile;
 use super::{signing, status};
 use crate::core::actor::Request;
 use crate::core::ledger::LedgerRecord;
@@ -64,10 +64,10 @@ struct Inner {
     offered: Mutex<BTreeMap<String, DynamicObject>>,
     documents: Mutex<BTreeMap<String, Said>>,
     recovering: tokio::sync::Mutex<()>,
-    /// One at a time: an older ledger record must not be written after a newer one.
-    draining: tokio::sync::Mutex<()>,
-    /// Something was committed since the drain under way began.
-    to_drain: AtomicBool,
+    /// Moves records to the log.
+    logging: Turnstile,
+    /// Moves ledger records to their objects. One at a time: an older one must not be written after a newer one.
+    draining: Turnstile,
 }
 
 /// What is known of the status of one guard.
@@ -126,7 +126,7 @@ impl Store {
 
     fn new(client: Client, namespace: &str, local: local::Store, public: Public, signs: bool) -> Self {
         let (records, proofs) = (Records::new(client.clone(), namespace), Proofs::new(client.clone(), namespace));
-        let (recovering, draining) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
+        let recovering = tokio::sync::Mutex::default();
         let (seats, offered, documents) = (Mutex::default(), Mutex::default(), Mutex::default());
         Self(Arc::new(Inner {
             client,
@@ -140,8 +140,8 @@ impl Store {
             offered,
             documents,
             recovering,
-            draining,
-            to_drain: AtomicBool::new(false),
+            logging: Turnstile::default(),
+            draining: Turnstile::default(),
         }))
     }
 
@@ -247,7 +247,7 @@ impl Store {
 
     /// Signs what a command line decided while no controller ran. Tightening only: see [`reconcile`].
     async fn sign_again(&self, key: &str, unsigned: &[LedgerRecord]) {
-        let _alone = self.0.draining.lock().await;
+        let _alone = self.0.draining.alone.lock().await;
         for record in unsigned {
             let signed = async {
                 self.create(key, record).await?;
@@ -550,39 +550,50 @@ impl Store {
     /// # Errors
     /// The log does not take them. What the API server does not take is tried again at the next drain.
     pub async fn drain(&self) -> Result<Drained, Unavailable> {
-        let _alone = self.0.draining.lock().await;
-        self.drain_once().await
+        let drained = {
+            let _alone = self.0.logging.alone.lock().await;
+            self.testify_all().await?
+        };
+        let _alone = self.0.draining.alone.lock().await;
+        self.apply_all().await;
+        Ok(drained)
     }
 
     /// The same, unless it is under way: then that goes on until nothing is left, and this does not wait for it. Whoever commits asks for
-    /// it, hundreds at once when many breach.
+    /// it, hundreds at once when many breach. Nor does this wait for the API server: the log is on this machine.
     ///
     /// # Errors
     /// As above.
-    pub async fn drain_along(&self) -> Result<Drained, Unavailable> {
-        let (more, mut drained) = (&self.0.to_drain, Drained::default());
-        more.store(true, Ordering::SeqCst);
-        while more.load(Ordering::SeqCst) {
-            let Ok(_alone) = self.0.draining.try_lock() else { break };
-            while more.swap(false, Ordering::SeqCst) {
-                drained = self.drain_once().await?;
-            }
+    pub async fn drain_along(&self) -> Result<(), Unavailable> {
+        if !self.0.logging.enter(|| async { self.testify_all().await.map(drop) }).await? {
+            return Ok(());
         }
-        Ok(drained)
+        let store = self.clone();
+        tokio::spawn(async move {
+            let applied = store.0.draining.enter(|| async {
+                store.apply_all().await;
+                Ok::<(), Unavailable>(())
+            });
+            applied.await
+        });
+        Ok(())
     }
 
-    async fn drain_once(&self) -> Result<Drained, Unavailable> {
-        if !self.0.signs {
-            return Ok(Drained::default());
-        }
-        let is_busy = |seat: &Seat| !seat.undrained.is_empty() || !seat.pending.is_empty();
-        let busy: Vec<(String, Seat)> =
-            lock(&self.0.seats).iter().filter(|(_, seat)| is_busy(seat)).map(|(key, seat)| (key.clone(), seat.clone())).collect();
-        // The log is on this machine, and waits for no API server.
+    /// The guards of which something rides in their status still.
+    fn busy(&self, rides: impl Fn(&Seat) -> bool) -> Vec<(String, Seat)> {
+        let seats = lock(&self.0.seats);
+        seats.iter().filter(|(_, seat)| self.0.signs && rides(seat)).map(|(key, seat)| (key.clone(), seat.clone())).collect()
+    }
+
+    async fn testify_all(&self) -> Result<Drained, Unavailable> {
+        let busy = self.busy(|seat| !seat.undrained.is_empty());
         futures::future::try_join_all(busy.iter().map(|(key, seat)| self.testify(key, seat))).await?;
-        let drained = self.0.local.drain().await?;
+        if self.0.signs { self.0.local.drain().await } else { Ok(Drained::default()) }
+    }
+
+    async fn apply_all(&self) {
+        let busy = self.busy(|seat| !seat.pending.is_empty());
         stream::iter(&busy).for_each_concurrent(LEDGERS, |(key, seat)| self.apply(key, seat)).await;
-        Ok(drained)
     }
 
     /// Moves a guard's audit records to the log.
