@@ -359,7 +359,9 @@ impl Oracle {
         {
             return Err(Violation::of(Invariant::I1, format!("{release} goes back, and policy denies it")));
         }
-        if commit.state.restores.len() > before.restores.len() && self.wave.is_some_and(|since| since + 4_000 < now) {
+        // Policy may have turned the breaker off before the attempt began.
+        let breaker = commit.state.trial.as_ref().is_none_or(|trial| trial.policy.breaker);
+        if breaker && commit.state.restores.len() > before.restores.len() && self.wave.is_some_and(|since| since + 4_000 < now) {
             return Err(Violation::of(Invariant::I15, "a restore in a wave of breaches"));
         }
         Ok(())

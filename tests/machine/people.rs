@@ -318,6 +318,23 @@ fn flags_alone_leave_traffic_and_members() {
 }
 
 #[test]
+fn flags_asked_for_beside_traffic_take_nothing_of_it_back() {
+    let part = |parts| Verb::Revert { to: None, parts, break_glass: false };
+    let mut life = house_of_two();
+    accepted(life.deployed(&v(3), person("ann")));
+    assert!(life.until(60, |life| weight(life, &v(3)) == 0.2));
+    // Nobody moves traffic for a while.
+    life.world.host_back_at = life.world.now + 20_000;
+    accepted(life.commanded(part(Parts::Traffic), person("ann")));
+    accepted(life.commanded(part(Parts::Flags), person("ann")));
+    life.run(5);
+    assert!(life.world.flags.contains_key("new"), "flags wait for no traffic");
+    assert!(life.state().phase.revert().is_some_and(|revert| revert.parts == Parts::Traffic), "{:?}", life.state().phase);
+    assert!(life.until(40, |life| weight(life, &v(3)) == 0.0), "{:?}", life.state().phase);
+    fine(&life);
+}
+
+#[test]
 fn the_release_under_revert_is_no_target() {
     let mut life = house_of_two();
     let to = |of: &Release| Verb::Revert { to: Some(of.id.clone()), parts: Parts::All, break_glass: false };

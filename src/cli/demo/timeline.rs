@@ -117,6 +117,8 @@ impl Out {
         let code = record.reason.as_ref().map(crate::core::reason::Reason::code);
         let why = record.reason.as_ref().map(ToString::to_string).unwrap_or_default();
         match &record.event {
+            // The judge's standing is written down: nothing happens.
+            Event::Decision { decision: Decision::Checkpoint, .. } => {}
             Event::Decision { decision, .. } => {
                 let kind = match decision {
                     Decision::Revert | Decision::Held | Decision::Stuck | Decision::Refuse | Decision::Retreat | Decision::Skip => "revert",

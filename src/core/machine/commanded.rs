@@ -169,7 +169,13 @@ impl Machine {
         let Some(revert) = self.state.phase.revert().cloned() else { return };
         let person = asked.by.as_ref().is_some_and(|by| by.actor.is_human());
         let nowhere = asked.only.is_none() && self.nowhere_to_go();
-        let wider = revert.parts != Parts::All && revert.parts != asked.parts && (person || asked.parts == Parts::All) && !nowhere;
+        // Flags beside traffic: both, and nothing is taken back of what was ordered.
+        let beside = revert.parts == Parts::Traffic && asked.parts == Parts::Flags;
+        if beside && person {
+            self.want_flags();
+        }
+        let other_parts = revert.parts != Parts::All && revert.parts != asked.parts && !beside;
+        let wider = other_parts && (person || asked.parts == Parts::All) && !nowhere;
         let other = asked.only.is_some() && revert.only != asked.only && (person || !revert.by_person());
         let reverting = self.state.phase.kind() == PhaseKind::Reverting;
         let held_back = person && !revert.by_person() && revert.target == Target::Waiting;

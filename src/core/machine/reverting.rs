@@ -142,7 +142,7 @@ impl Machine {
         false
     }
 
-    fn want_flags(&mut self) {
+    pub(super) fn want_flags(&mut self) {
         let stable = self.state.way_back().cloned();
         for flag in self.state.flags(&self.guard.spec) {
             let fence = stable.clone().map_or(Fence::None, Fence::Stable);
