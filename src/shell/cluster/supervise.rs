@@ -34,8 +34,8 @@ const GATHER: Duration = Duration::from_millis(50);
 const AGAIN: Duration = Duration::from_secs(1);
 /// Before a source that could not be opened is tried again.
 const RECONNECT: Duration = Duration::from_secs(30);
-/// Guards at rest whose workload is looked at for the first time, at once.
-const FIRST_LOOKS: usize = 8;
+/// Workloads that are marked, or looked at for the first time while their guard rests, at once.
+const TURNS: usize = 8;
 /// Observations that may wait.
 const ORDINARY_MAX: usize = 16;
 
@@ -53,7 +53,7 @@ pub(super) struct Supervisor {
     good: BTreeMap<String, (Metadata, GuardedRollout)>,
     sources: BTreeMap<String, GuardSource>,
     running: BTreeMap<String, Running>,
-    /// Turns of observers whose guard rests to look for the first time.
+    /// Turns of observers to mark a workload, and to look for the first time of those whose guard rests.
     turns: Arc<Semaphore>,
     /// Rung when a guard's task has ended, for another one may have to take its place, and when there is something else to say of one.
     again: Arc<Notify>,
@@ -108,7 +108,7 @@ impl Supervisor {
             good: BTreeMap::new(),
             sources: BTreeMap::new(),
             running: BTreeMap::new(),
-            turns: Arc::new(Semaphore::new(FIRST_LOOKS)),
+            turns: Arc::new(Semaphore::new(TURNS)),
             again: Arc::default(),
             said: BTreeMap::new(),
             kept: BTreeMap::new(),
@@ -176,7 +176,8 @@ impl Supervisor {
     fn take(&mut self, told: Told) -> bool {
         match told {
             Told::Applied(kind, object) => {
-                let changed = self.books.apply(kind, &object, &self.setup.data_dir.join(endpoints::SECRETS));
+                let secrets = self.secrets();
+                let changed = self.books.apply(kind, &object, &secrets);
                 let urgency = kind == Kind::GuardedRollout && self.glance(*object);
                 changed || urgency
             }

@@ -77,26 +77,30 @@ fn health(sheet: &mut Sheet<'_>, process: &Process) {
     }
 }
 
+/// Whether samples can have this label; says so if not.
+fn is_of_samples(sheet: &mut Sheet<'_>, pointer: &str, label: &str, example: &str) -> bool {
+    let can = selector::is_label(label) && !label.starts_with("__");
+    if !can {
+        let finding = Finding::error(code::BAD_NAME, "not a label that samples can have");
+        sheet.push(pointer, finding.expected(format!("letters, digits and underscores, such as `{example}`")));
+    }
+    can
+}
+
 fn arms(sheet: &mut Sheet<'_>, guard: &Guard<'_>) {
     if let ArmsBy::Workload(by) = &guard.rollout.arms.by {
         for (field, label) in [("label", &by.label), ("namespace", &by.namespace)] {
-            if !selector::is_label(label) || label.starts_with("__") {
-                let finding = Finding::error(code::BAD_NAME, "not a label that samples can have");
-                sheet.push(
-                    &format!("/spec/arms/by/workload/{field}"),
-                    finding.expected("letters, digits and underscores, such as `destination_workload`"),
-                );
-            }
+            is_of_samples(sheet, &format!("/spec/arms/by/workload/{field}"), label, "destination_workload");
         }
     }
-    if let ArmsBy::Label(label) = &guard.rollout.arms.by {
-        if !selector::is_label(label) || label.starts_with("__") {
-            let finding = Finding::error(code::BAD_NAME, "not a label that samples can have");
-            sheet.push("/spec/arms/by/label", finding.expected("letters, digits and underscores, such as `version`"));
-        } else if guard.rollout.source == HOST && guard.rollout.workload.process().is_some() && label != ArmsBy::Route.label() {
-            let finding = Finding::error(code::ARM_LABEL, format!("the source `{HOST}` does not label its counters with `{label}`"));
-            sheet.push("/spec/arms/by", finding.fix("write `by: route`, or name the source that has the service's own metrics"));
-        }
+    if let ArmsBy::Label(label) = &guard.rollout.arms.by
+        && is_of_samples(sheet, "/spec/arms/by/label", label, "version")
+        && guard.rollout.source == HOST
+        && guard.rollout.workload.process().is_some()
+        && label != ArmsBy::Route.label()
+    {
+        let finding = Finding::error(code::ARM_LABEL, format!("the source `{HOST}` does not label its counters with `{label}`"));
+        sheet.push("/spec/arms/by", finding.fix("write `by: route`, or name the source that has the service's own metrics"));
     }
 }
 
