@@ -145,6 +145,9 @@ pub struct Trial {
     pub retreats: u32,
     /// When no usable data was seen for the first time, and whether that was paged.
     pub blind: Option<(Mono, bool)>,
+    /// Whether a cause shared by both arms is sat out, with nowhere to retreat to; a person was told.
+    #[serde(default)]
+    pub shared: bool,
 }
 
 /// What the judge held against a release whose attempt ended without a verdict: it counts when the same images are tried again.

@@ -280,13 +280,22 @@ impl Rollout {
             match step {
                 Step::Start(effect) => self.start(effect),
                 Step::Commit(commit) => self.commit(commit),
-                Step::Answer(asker, answer) => drop(asker.send(answer)),
+                Step::Answer(asker, answer) => {
+                    // Whoever is answered and looks finds what the answer says.
+                    self.show();
+                    drop(asker.send(answer));
+                }
                 Step::Stale => {
                     self.start_again().await;
                     return;
                 }
             }
         }
+        self.show();
+    }
+
+    /// Shows where the rollout stands to whoever looks.
+    fn show(&self) {
         let view = look_at(self.order.machine());
         self.view.send_if_modified(|old| {
             let changed = **old != view;

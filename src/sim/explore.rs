@@ -406,7 +406,7 @@ fn digest(node: &Node) -> u64 {
     if let Some(trial) = &state.trial {
         let attested = (trial.candidate_attested, trial.stable_attested);
         let _ = write!(text, "|{} {attested:?} {} {}", trial.candidate.id, trial.breached, trial.retreats.min(2));
-        let _ = write!(text, " {:?} {}", trial.request.actor.kind, trial.blind.is_some());
+        let _ = write!(text, " {:?} {:?}", trial.request.actor.kind, (trial.blind.is_some(), trial.shared));
     }
     let verdict = node.machine.judgement().map(|judgement| match &judgement.verdict {
         Verdict::Pass => "pass",

@@ -128,6 +128,7 @@ pub fn on_trial() -> (State, Observed) {
         breached: false,
         retreats: 0,
         blind: None,
+        shared: false,
     });
     let arm = |ready| ArmHealth { wanted: 2, ready, failing: None };
     let observed = Observed {

@@ -384,6 +384,39 @@ fn an_outage_of_what_both_share_blames_nobody() {
 }
 
 #[test]
+fn what_is_gathered_while_a_shared_cause_is_sat_out_blames_nobody() {
+    let mut guard = guard(house::canary());
+    Arc::make_mut(&mut guard.spec).watch.holdback = Percent::new(10.0);
+    let mut life = life_with(guard, house::policy());
+    settle(&mut life, &v(1));
+    accepted(life.deployed(&v(2), agent("bot")));
+    reach(&mut life, PhaseKind::Watching, 120);
+    life.run(4);
+    let now = life.world.now;
+    life.world.truth.outage = Some((now, now + 30_000, 0.5));
+    assert!(life.until(20, |life| pages(life).contains(&"BS020")));
+    // A controller that starts again tells nobody again.
+    for _ in 0..3 {
+        life.crash(0, 500);
+        life.run(5);
+    }
+    assert_eq!(pages(&life).iter().filter(|code| **code == "BS020").count(), 1);
+    assert!(life.until(60, |life| life.world.now > now + 30_000));
+    // What would give alarm by then counts from nothing instead.
+    spoil(&mut life, &v(2), 1.0);
+    assert!(life.until(30, |life| !decided(life, Decision::Exonerate).is_empty()));
+    life.world.truth.bad_images.remove(&image(&v(2)));
+    reach(&mut life, PhaseKind::Idle, 900);
+    assert!(decided(&life, Decision::Revert).is_empty());
+    // What is bad for longer goes back all the same.
+    accepted(life.deployed(&v(3), agent("bot")));
+    assert!(life.until(60, |life| weight(life, &v(3)) == 0.2));
+    spoil(&mut life, &v(3), 0.5);
+    reach(&mut life, PhaseKind::Reverted, 200);
+    is_back(&life, &v(3), &v(2));
+}
+
+#[test]
 fn a_candidate_that_harms_what_both_share_goes_back() {
     let mut life = house_of_two();
     life.world.truth.harmful = Some((image(&v(3)), 0.5));

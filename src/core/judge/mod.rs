@@ -381,6 +381,11 @@ impl Judge {
         Span(std::time::Duration::from_millis(intervals.saturating_mul(self.config.step.unsigned_abs())))
     }
 
+    /// The stage that is judged.
+    pub fn stage(&self) -> Option<StageStart> {
+        self.state.stage
+    }
+
     /// Where in the source's time the stage begins, in milliseconds; absent until a look has told.
     pub fn origin(&self) -> Option<i64> {
         self.state.stage.and_then(|stage| stage.origin)

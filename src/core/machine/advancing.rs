@@ -134,7 +134,7 @@ impl Machine {
 
     fn judged(&mut self, advancing: &Advancing, stage: Stage, candidate: &ReleaseId) -> bool {
         let judging = advancing.step == StageStep::Judging;
-        let verdict = self.verdict();
+        let verdict = self.fair_verdict();
         let pass = verdict == Some(Verdict::Pass);
         match verdict {
             Some(Verdict::Breach(reason)) => return self.breach(reason),
@@ -259,21 +259,66 @@ impl Machine {
         let Reason::SharedCause { objective, .. } = &reason else { return false };
         let objective = objective.clone();
         let Some(stable) = self.state.stable.clone().filter(|stable| self.takes_back(stable)) else {
-            // Without a live stable there is nowhere to go: wait, and a person knows.
-            if !matches!(self.waiting, Some(Reason::SharedCause { .. })) {
-                self.page(reason.clone());
-            }
-            self.wait(reason);
+            // Without a live stable there is nowhere to go.
+            self.sit_out(reason);
             return false;
         };
         self.page(reason.clone());
         self.decide(Decision::Retreat, reason, "weight to 0 without blame");
         if let Some(trial) = self.trial_mut() {
             trial.retreats += 1;
+            trial.shared = false;
         }
         self.want_safe_weights(&stable);
         let retreated = Retreated { since: None, decided: self.now.mono, objective, test: RetreatTest::Gone };
         self.enter(Phase::Advancing(Advancing { step: StageStep::Retreated(retreated), ..advancing.clone() }))
+    }
+
+    /// A shared cause, and nowhere to retreat to: a person is told once, and nothing moves.
+    pub(super) fn sit_out(&mut self, reason: Reason) {
+        if self.trial().is_some_and(|trial| !trial.shared) {
+            self.page(reason.clone());
+            self.set_shared(true);
+        }
+        self.wait(reason);
+    }
+
+    fn set_shared(&mut self, shared: bool) {
+        if let Some(trial) = self.trial_mut() {
+            trial.shared = shared;
+        }
+    }
+
+    /// The verdict. What was counted while a shared cause was sat out speaks for and against nobody: as soon as the verdict would
+    /// rest on it, the tests and the stage's bake start afresh.
+    pub(super) fn fair_verdict(&mut self) -> Option<Verdict> {
+        let verdict = self.verdict();
+        let rests_on_counts = matches!(
+            verdict,
+            Some(
+                Verdict::Pass
+                    | Verdict::Breach(Reason::Breach { .. } | Reason::BreachAlone { .. })
+                    | Verdict::Inconclusive(Reason::Baking { .. } | Reason::Insufficient { .. })
+            )
+        );
+        if !rests_on_counts || self.trial().is_none_or(|trial| !trial.shared) {
+            return verdict;
+        }
+        self.set_shared(false);
+        self.acquit_of_shared();
+        if let Some(stage) = self.judge.as_ref().and_then(Judge::stage) {
+            self.start_judging(StageStart { warm_up: Span::default(), origin: None, ..stage });
+        }
+        None
+    }
+
+    /// The candidate is not what made both arms bad.
+    fn acquit_of_shared(&mut self) {
+        if let Some(judge) = &mut self.judge {
+            judge.exonerate();
+        }
+        self.decide(Decision::Exonerate, Reason::Exonerated {}, "going on");
+        self.judgement = None;
     }
 
     fn retreated(&mut self, advancing: &Advancing, retreated: &Retreated) -> bool {
@@ -373,11 +418,7 @@ impl Machine {
             self.waiting = Some(reason);
             return false;
         }
-        if let Some(judge) = &mut self.judge {
-            judge.exonerate();
-        }
-        self.decide(Decision::Exonerate, Reason::Exonerated {}, "going on");
-        self.judgement = None;
+        self.acquit_of_shared();
         self.enter(Phase::Advancing(Advancing { since: self.now.mono, step: StageStep::Starting, ..advancing.clone() }))
     }
 }

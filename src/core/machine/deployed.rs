@@ -165,6 +165,7 @@ impl Machine {
             breached: false,
             retreats: 0,
             blind: None,
+            shared: false,
         });
         // What was proven of going back to the candidate says nothing about going back from it.
         self.state.readiness.take_if(|readiness| readiness.target.as_ref() == Some(&release.id));

@@ -21,7 +21,7 @@ impl Machine {
         let (Some(candidate), Some(plan)) = (self.candidate(), self.trial().map(|trial| trial.plan.clone())) else {
             return self.enter(Phase::Idle);
         };
-        if let Some(Verdict::Breach(reason)) = self.verdict() {
+        if let Some(Verdict::Breach(reason)) = self.fair_verdict() {
             return self.breach(reason);
         }
         let share = if Mutant::HoldbackIgnored.lives() { Percent::FULL } else { plan.holdback.rest() };

@@ -20,18 +20,14 @@ impl Machine {
     pub(super) fn watching(&mut self) -> bool {
         let Phase::Watching { since } = self.state.phase else { return false };
         let Some(candidate) = self.candidate() else { return self.enter(Phase::Idle) };
-        match self.verdict() {
+        match self.fair_verdict() {
             Some(Verdict::Breach(reason)) => return self.breach(reason),
             Some(Verdict::Pass) => {
                 self.known_good(&candidate, &Reason::Healthy {});
                 return self.settle_on(&candidate);
             }
-            Some(Verdict::Inconclusive(reason)) => {
-                if matches!(reason, Reason::SharedCause { .. }) && !matches!(self.waiting, Some(Reason::SharedCause { .. })) {
-                    self.page(reason.clone());
-                }
-                self.wait(reason);
-            }
+            Some(Verdict::Inconclusive(reason @ Reason::SharedCause { .. })) => self.sit_out(reason),
+            Some(Verdict::Inconclusive(reason)) => self.wait(reason),
             None => {}
         }
         if self.now.mono >= self.watch_deadline(since) {
