@@ -294,7 +294,8 @@ impl Life {
             self.hold(found);
         }
         let state = self.state();
-        let machine = Machine::restore(self.world.guard.clone(), self.world.policy.clone(), state.clone());
+        let (revision, committed) = (state.revision, state.mono);
+        let machine = Machine::restore(self.world.guard.clone(), self.world.policy.clone(), state);
         let mut order = match self.replicas[replica].order.take() {
             // Alive: it lost the swap, and what it was told is told to the next.
             Some(mut order) => {
@@ -307,7 +308,7 @@ impl Life {
         let it = &mut self.replicas[replica];
         it.epoch += 1;
         // A controller's clock goes on from the newest that it knows of.
-        it.base = known.max(state.mono.0);
+        it.base = known.max(committed.0);
         it.started = self.world.now;
         (it.wake, it.seen) = (None, None);
         it.tried = BTreeMap::new();
@@ -318,7 +319,7 @@ impl Life {
         }
         it.order = Some(order);
         let epoch = it.epoch;
-        self.note(|| format!("r{replica} starts at revision {}", state.revision));
+        self.note(|| format!("r{replica} starts at revision {revision}"));
         self.at(60, Event::Observe { replica, epoch });
         self.drain(replica);
     }

@@ -238,7 +238,11 @@ async fn live(handle: Handle, machine: Machine, observed: Observed, mut inbox: m
                     commit.records.iter().cloned().for_each(|record| handle.publish(Arc::new(record)));
                     order.committed(Committed::Done);
                 }
-                Step::Answer(asked, answer) => drop(asked.send(answer)),
+                Step::Answer(asked, answer) => {
+                    // Whoever is answered and looks finds what the answer says.
+                    show.send_replace(shown(order.machine()));
+                    drop(asked.send(answer));
+                }
                 Step::Stale => return,
             }
         }
