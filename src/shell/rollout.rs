@@ -175,7 +175,11 @@ impl Rollout {
 
     /// Runs until `stop` says so; what is under way is left to the next controller.
     pub async fn run(mut self, mut ordinary: mpsc::Receiver<Input>, mut stop: watch::Receiver<bool>) {
+        let shared = Arc::clone(&self.shared);
         loop {
+            // Heard from here on: what changes while this rollout is at work is not missed.
+            let changed = shared.changed.notified();
+            self.documents();
             // Nothing is decided, and nothing left open is gone on with, but in the knowledge of who breaches beside it.
             self.surroundings();
             self.work().await;
@@ -193,7 +197,7 @@ impl Rollout {
                 biased;
                 Some(message) = self.urgent.recv() => self.arrived(message),
                 Some(back) = self.back.join_next() => self.came_back(back),
-                () = self.shared.changed.notified() => self.documents(),
+                () = changed => {}
                 _ = stop.changed() => {}
                 () = newer(&mut self.seen, self.order.machine().state().revision) => {
                     tracing::info!(rollout = %self.guard.key, "somebody else decided; going on from there");

@@ -75,6 +75,11 @@ impl Loaded {
         Self { rollouts, policies, sources, flags, ..Self::default() }
     }
 
+    /// Whether these are the same documents, wherever they were written.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.rollouts == other.rollouts && self.policies == other.policies && self.sources == other.sources && self.flags == other.flags
+    }
+
     /// The place of a value, by JSON pointer from the document's root (`/spec/strategy/canary/steps/0/weight`), or of the
     /// nearest thing above it that was written.
     pub fn place(&self, at: At<'_>, pointer: &str) -> Option<Place> {

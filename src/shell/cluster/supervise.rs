@@ -282,7 +282,10 @@ impl Supervisor {
             store.note_documents(self.said.clone());
         }
         self.shared.handle.replace_notes(self.said.iter().map(|(key, said)| (key.clone(), said.notes())).collect());
-        let loaded = Arc::new(Loaded::kept(rollouts, written.policies, written.sources, written.flags));
+        let loaded = Loaded::kept(rollouts, written.policies, written.sources, written.flags);
+        let before = self.shared.documents();
+        // Every guard's task holds them: the same ones are not held twice.
+        let loaded = if loaded.is_same_as(&before) { before } else { Arc::new(loaded) };
         self.connect(&loaded).await;
         self.shared.world.replace_flag_targets(loaded.flags.clone());
         *self.shared.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&loaded);
