@@ -6,7 +6,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::standalone::StartError;
-use crate::core::spec::{GuardedRollout, Metadata};
 use crate::spec::Loaded;
 use crate::world::store::{Store, Unavailable};
 
@@ -44,8 +43,7 @@ async fn replace<T: Serialize>(store: &Store, kind: &str, documents: &BTreeMap<S
 /// # Errors
 /// The store cannot be read, or a document in it.
 pub async fn kept(store: &Store) -> Result<Loaded, StartError> {
-    let rollouts: BTreeMap<String, (Metadata, GuardedRollout)> = all(store, ROLLOUT).await?;
-    Ok(Loaded::kept(rollouts, all(store, POLICY).await?, all(store, SOURCE).await?, all(store, FLAGS).await?))
+    Ok(Loaded::kept(all(store, ROLLOUT).await?, all(store, POLICY).await?, all(store, SOURCE).await?, all(store, FLAGS).await?))
 }
 
 async fn all<T: DeserializeOwned>(store: &Store, kind: &str) -> Result<BTreeMap<String, T>, StartError> {

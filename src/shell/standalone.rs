@@ -145,16 +145,16 @@ impl Controller {
         Ok(controller)
     }
 
-    async fn restore(&self, key: &str, metadata: &Metadata, spec: &GuardedRollout) -> Result<Rollout, StartError> {
+    async fn restore(&self, key: &str, metadata: &Metadata, spec: &Arc<GuardedRollout>) -> Result<Rollout, StartError> {
         let policies = Policies::new(Arc::clone(&self.loaded), metadata.clone(), spec);
         let guard = guard(&self.loaded, self.shared.world.store().uid(key), key, &policies, spec);
         process_of(key, spec)?;
         Ok(Rollout::restore(Arc::clone(&self.shared), guard, policies).await?)
     }
 
-    fn begin(&mut self, key: &str, spec: &GuardedRollout, rollout: Rollout, stopped: watch::Receiver<bool>) {
+    fn begin(&mut self, key: &str, spec: &Arc<GuardedRollout>, rollout: Rollout, stopped: watch::Receiver<bool>) {
         let (ordinary_in, ordinary) = mpsc::channel(ORDINARY_MAX);
-        self.tasks.spawn(observe(Arc::clone(&self.shared), key.to_owned(), spec.clone(), ordinary_in, stopped.clone()));
+        self.tasks.spawn(observe(Arc::clone(&self.shared), key.to_owned(), Arc::clone(spec), ordinary_in, stopped.clone()));
         self.tasks.spawn(super::queries::ask(Arc::clone(&self.shared), key.to_owned(), stopped.clone()));
         self.tasks.spawn(rollout.run(ordinary, stopped));
     }
@@ -259,10 +259,12 @@ fn process_of<'a>(key: &str, spec: &'a GuardedRollout) -> Result<&'a Process, St
 }
 
 /// The guard as the machine needs it.
-pub(crate) fn guard(loaded: &Loaded, uid: String, key: &str, policies: &Policies, spec: &GuardedRollout) -> Guard {
+pub(crate) fn guard(loaded: &Loaded, uid: String, key: &str, policies: &Policies, spec: &Arc<GuardedRollout>) -> Guard {
     let interval = loaded.sources.get(&spec.source).and_then(interval_of).unwrap_or(HOST_SCRAPE);
     let objectives = policies.of_guard().objectives_of(spec);
-    Guard { key: key.to_owned(), uid, spec: Arc::new(GuardedRollout { objectives, ..spec.clone() }), interval }
+    let added = objectives != spec.objectives;
+    let spec = if added { Arc::new(GuardedRollout { objectives, ..GuardedRollout::clone(spec) }) } else { Arc::clone(spec) };
+    Guard { key: key.to_owned(), uid, spec, interval }
 }
 
 fn interval_of(source: &GuardSource) -> Option<Span> {
@@ -273,7 +275,7 @@ fn interval_of(source: &GuardSource) -> Option<Span> {
 async fn observe(
     shared: Arc<Shared>,
     key: String,
-    mut spec: GuardedRollout,
+    mut spec: Arc<GuardedRollout>,
     ordinary: mpsc::Sender<Input>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -287,7 +289,7 @@ async fn observe(
         if let Some((_, document)) = shared.documents().rollouts.get(&key)
             && *document != spec
         {
-            spec = document.clone();
+            spec = Arc::clone(document);
         }
         let Some(process) = spec.workload.process() else { return };
         if defined.as_ref() != Some(process) {

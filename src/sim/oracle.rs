@@ -67,7 +67,8 @@ pub struct Oracle {
     asks: BTreeMap<u32, Input>,
     /// When each stage of each generation was first judged, in true milliseconds, and its bake.
     judged: BTreeMap<(u64, usize), (u64, Duration)>,
-    repeats: BTreeMap<String, VecDeque<u64>>,
+    /// When each write was done that changed nothing, within the last minute.
+    repeats: Vec<(Action, VecDeque<u64>)>,
     /// The revision that committed the breach of each generation.
     breached: BTreeMap<u64, u64>,
     /// The newest order about weights that the router has obeyed.
@@ -291,11 +292,18 @@ impl Oracle {
         if changed || self.fighting || matches!(effect.action, Action::Verify { .. } | Action::Record) {
             return Ok(());
         }
-        let times = self.repeats.entry(format!("{:?}", effect.action)).or_default();
+        self.repeats.retain_mut(|(_, times)| {
+            while times.front().is_some_and(|first| now - first > 60_000) {
+                times.pop_front();
+            }
+            !times.is_empty()
+        });
+        let place = self.repeats.iter().position(|(action, _)| *action == effect.action).unwrap_or_else(|| {
+            self.repeats.push((effect.action.clone(), VecDeque::new()));
+            self.repeats.len() - 1
+        });
+        let times = &mut self.repeats[place].1;
         times.push_back(now);
-        while times.front().is_some_and(|first| now - first > 60_000) {
-            times.pop_front();
-        }
         if times.len() > REPEATS_MAX {
             return Err(Violation::loops(format!("{} again and again, changing nothing", effect.action.name())));
         }

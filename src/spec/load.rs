@@ -25,8 +25,8 @@ const MAX_FINDINGS: usize = 100;
 /// Everything that was read. Documents with errors are missing, and their errors are in `findings`.
 #[derive(Debug, Clone, Default)]
 pub struct Loaded {
-    /// Guards by `namespace/name`.
-    pub rollouts: BTreeMap<String, (Metadata, GuardedRollout)>,
+    /// Guards by `namespace/name`; shared, for whoever takes care of one holds it as long as it counts.
+    pub rollouts: BTreeMap<String, (Metadata, Arc<GuardedRollout>)>,
     /// Policies by name.
     pub policies: BTreeMap<String, GuardPolicy>,
     /// Sources by name.
@@ -67,7 +67,7 @@ pub struct At<'a> {
 impl Loaded {
     /// Documents that were accepted before, without their files: what a store kept of them.
     pub fn kept(
-        rollouts: BTreeMap<String, (Metadata, GuardedRollout)>,
+        rollouts: BTreeMap<String, (Metadata, Arc<GuardedRollout>)>,
         policies: BTreeMap<String, GuardPolicy>,
         sources: BTreeMap<String, GuardSource>,
         flags: BTreeMap<String, FlagTarget>,
@@ -158,7 +158,7 @@ impl Loaded {
             return;
         }
         match spec {
-            Spec::Rollout(spec) => drop(self.rollouts.insert(key.clone(), (metadata, *spec))),
+            Spec::Rollout(spec) => drop(self.rollouts.insert(key.clone(), (metadata, Arc::new(*spec)))),
             Spec::Policy(spec) => drop(self.policies.insert(key.clone(), *spec)),
             Spec::Source(spec) => drop(self.sources.insert(key.clone(), *spec)),
             Spec::Flag(spec) => drop(self.flags.insert(key.clone(), *spec)),

@@ -3,12 +3,14 @@
 //! Whatever is not known to tighten, or to be no matter of strictness, counts as loosening: a field that is forgotten here is held
 //! back, and never let through.
 
+use std::sync::Arc;
+
 use crate::core::policy::GuardPolicy;
 use crate::core::spec::{Canary, FlagTarget, GuardSource, GuardedRollout, Metadata, Objective, OnDeadline, Percent, Strategy};
 
 /// The fields of a guard that are weaker in `new`. Labels, by which policies select, have no generation that could be approved: the
 /// admission policies let nobody change them without the verb `loosen`.
-pub fn of_guard((_, old): &(Metadata, GuardedRollout), (_, new): &(Metadata, GuardedRollout)) -> Vec<String> {
+pub fn of_guard((_, old): &(Metadata, Arc<GuardedRollout>), (_, new): &(Metadata, Arc<GuardedRollout>)) -> Vec<String> {
     let mut found = Vec::new();
     let mut hold = |loosens: bool, what: &str| {
         if loosens {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use kube::api::DynamicObject;
 use serde_json::{Value as Json, json};
@@ -22,8 +23,8 @@ const APPROVED: &str = "backstop.dev/approved";
 pub(super) struct Entry<T> {
     /// The document as it is written: the newest that could be read. `None` if none could.
     written: Option<T>,
-    /// The one that counts, with its labels and spec as they are kept: what loosens it waits for a person.
-    in_force: Option<(T, Json)>,
+    /// The one that counts, with its labels and spec as they are kept, as JSON: what loosens it waits for a person.
+    in_force: Option<(T, Arc<str>)>,
     /// Whether that was ever guarded, or used: mending what never was loosens nothing.
     used: bool,
     /// The fields of the written one that wait.
@@ -45,7 +46,7 @@ pub(super) struct Books {
     kept: BTreeMap<String, Json>,
 }
 
-type Guard = (Metadata, GuardedRollout);
+type Guard = (Metadata, Arc<GuardedRollout>);
 
 /// What of an object decides: a status that changes beside it does not. Whose generation is 0 is always read.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,10 +105,10 @@ impl Books {
         };
         let new = New {
             version,
-            raw: raw_of(object),
+            raw: raw_of(object).to_string().into(),
             loaded: read(kind, object, secrets),
             // What was in force is read as it was written then.
-            kept: kept.map(|raw| (read(kind, &with(object, &raw), secrets).0, raw)),
+            kept: kept.map(|raw| (read(kind, &with(object, &raw), secrets).0, raw.to_string().into())),
             waits_for_use: kind == Kind::GuardedRollout,
         };
         // What is cluster-wide counts as soon as it can be read; a guard, once its workload is guarded.
@@ -131,7 +132,7 @@ impl Books {
     /// What is in force of cluster-wide kinds, to be kept.
     pub(super) fn to_keep(&self) -> BTreeMap<String, Json> {
         fn of<T>(kind: Kind, entries: &BTreeMap<String, Entry<T>>) -> impl Iterator<Item = (String, Json)> {
-            entries.iter().filter_map(move |(key, entry)| Some((place(kind, key), entry.in_force.as_ref()?.1.clone())))
+            entries.iter().filter_map(move |(key, entry)| Some((place(kind, key), serde_json::from_str(&entry.in_force.as_ref()?.1).ok()?)))
         }
         let policies = of(Kind::GuardPolicy, &self.policies).chain(of(Kind::GuardSource, &self.sources));
         policies.chain(of(Kind::FlagTarget, &self.flags)).collect()
@@ -154,7 +155,7 @@ impl Books {
         Said {
             trouble: trouble.map(str::to_owned),
             waits: (!waits.is_empty()).then(|| waits.join("; ")),
-            in_force: entry.in_force.as_ref().filter(|_| entry.used).map(|(_, raw)| raw.to_string()),
+            in_force: entry.in_force.as_ref().filter(|_| entry.used).map(|(_, raw)| Arc::clone(raw)),
             others: None,
         }
     }
@@ -184,7 +185,7 @@ impl Books {
         let mut rollouts = in_force(&self.rollouts);
         if !stamped {
             for (_, rollout) in rollouts.values_mut() {
-                rollout.strategy = Strategy::Observe(crate::core::spec::Observe {});
+                Arc::make_mut(rollout).strategy = Strategy::Observe(crate::core::spec::Observe {});
             }
         }
         // Of a policy both count until it is approved: the strictest value of each field stands.
@@ -219,9 +220,9 @@ fn waiting<T>(kind: Kind, key: &str, entry: &Entry<T>) -> Option<String> {
 /// A document as it was just seen.
 struct New {
     version: Version,
-    raw: Json,
+    raw: Arc<str>,
     loaded: (Loaded, Option<String>),
-    kept: Option<(Loaded, Json)>,
+    kept: Option<(Loaded, Arc<str>)>,
     /// Whether it is in use only when that is [said](Books::use_guards).
     waits_for_use: bool,
 }

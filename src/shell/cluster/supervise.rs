@@ -50,7 +50,7 @@ pub(super) struct Supervisor {
     /// What the newest object of each guard says that matters here.
     seen: BTreeMap<String, Glance>,
     /// Documents that could be guarded, the newest of each guard.
-    good: BTreeMap<String, (Metadata, GuardedRollout)>,
+    good: BTreeMap<String, (Metadata, Arc<GuardedRollout>)>,
     sources: BTreeMap<String, GuardSource>,
     running: BTreeMap<String, Running>,
     /// Turns of observers to mark a workload, and to look for the first time of those whose guard rests.
@@ -471,14 +471,14 @@ impl Task {
     }
 
     /// Restores the rollout, again and again until that works.
-    async fn restore(&self, stop: &mut watch::Receiver<bool>) -> Option<(Rollout, GuardedRollout, String)> {
+    async fn restore(&self, stop: &mut watch::Receiver<bool>) -> Option<(Rollout, Arc<GuardedRollout>, String)> {
         loop {
             let loaded = self.shared.documents();
             let (metadata, spec) = loaded.rollouts.get(&self.key)?;
             let policies = Policies::new(Arc::clone(&loaded), metadata.clone(), spec);
             let guard = guard(&loaded, self.shared.world.store().uid(&self.key), &self.key, &policies, spec);
             match Rollout::restore(Arc::clone(&self.shared), guard, policies).await {
-                Ok(rollout) => return Some((rollout, spec.clone(), metadata.namespace().to_owned())),
+                Ok(rollout) => return Some((rollout, Arc::clone(spec), metadata.namespace().to_owned())),
                 Err(error) => tracing::error!(rollout = self.key, %error, "its state cannot be read yet"),
             }
             tokio::select! {

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::books::key_of;
 use super::sight::one_or_all;
 use crate::spec::document::Kind;
+use crate::world::kubernetes::lean::{Lean, PAGE};
 use crate::world::kubernetes::objects::resource;
 
 /// The admission policy that stamps who changes a template.
@@ -42,7 +43,7 @@ pub(super) fn start(
 ) {
     for namespace in one_or_all(namespaces) {
         let resource = resource(Kind::GuardedRollout.name());
-        let api: Api<DynamicObject> = match namespace {
+        let api: Api<Lean> = match namespace {
             Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
             None => Api::all_with(client.clone(), &resource),
         };
@@ -55,8 +56,8 @@ pub(super) fn start(
     tasks.spawn(freezes(Api::namespaced(client.clone(), system), tell.clone(), stop.clone()));
 }
 
-async fn follow(api: Api<DynamicObject>, kind: Kind, scope: Option<String>, tell: mpsc::Sender<Told>, mut stop: watch::Receiver<bool>) {
-    let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+async fn follow(api: Api<Lean>, kind: Kind, scope: Option<String>, tell: mpsc::Sender<Told>, mut stop: watch::Receiver<bool>) {
+    let mut events = watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff().boxed();
     let mut listed = Vec::new();
     loop {
         let event = tokio::select! {
@@ -73,13 +74,13 @@ async fn follow(api: Api<DynamicObject>, kind: Kind, scope: Option<String>, tell
                 listed.clear();
                 continue;
             }
-            Some(Ok(Event::InitApply(object))) => {
+            Some(Ok(Event::InitApply(Lean(object)))) => {
                 listed.push(key_of(&object));
                 Told::Applied(kind, Box::new(object))
             }
             Some(Ok(Event::InitDone)) => Told::Listed(kind, scope.clone(), std::mem::take(&mut listed)),
-            Some(Ok(Event::Apply(object))) => Told::Applied(kind, Box::new(object)),
-            Some(Ok(Event::Delete(object))) => Told::Gone(kind, key_of(&object)),
+            Some(Ok(Event::Apply(Lean(object)))) => Told::Applied(kind, Box::new(object)),
+            Some(Ok(Event::Delete(Lean(object)))) => Told::Gone(kind, key_of(&object)),
         };
         if tell.send(told).await.is_err() {
             return;

@@ -1,5 +1,7 @@
 //! What Kubernetes keeps for backstop beside the documents that people write: the status of a rollout, and ledger records.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +44,7 @@ pub struct RolloutStatus {
     pub conditions: Vec<StatusCondition>,
     /// What is in force of the document, labels and spec as JSON: where it was loosened since, what it was before, until that is approved.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub in_force: Option<String>,
+    pub in_force: Option<Arc<str>>,
     /// What the controller has committed, as JSON, compressed with gzip, in base64. Not for people: `backstop status` shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,

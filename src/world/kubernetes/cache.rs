@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use super::api::{DAEMON_SET, DEPLOYMENT, Kind, POD, REPLICA_SET, REVISION, SERVICE, STATEFUL_SET};
+use super::lean::{Lean, PAGE};
 
 /// What is watched.
 const KINDS: [Kind; 7] = [DEPLOYMENT, STATEFUL_SET, DAEMON_SET, REPLICA_SET, REVISION, POD, SERVICE];
@@ -101,11 +102,11 @@ impl Cache {
     /// Watches everything in `namespace`, everywhere if there is none, until `stop`; `touched` hears of each object.
     pub async fn follow(&self, client: &Client, namespace: Option<&str>, touched: impl Fn(&Touched), stop: &mut watch::Receiver<bool>) {
         let watches = KINDS.map(|kind| {
-            let api: Api<DynamicObject> = match namespace {
+            let api: Api<Lean> = match namespace {
                 Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource(kind)),
                 None => Api::all_with(client.clone(), &resource(kind)),
             };
-            watcher(api, watcher::Config::default()).default_backoff().map(move |event| (kind, event)).boxed()
+            watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff().map(move |event| (kind, event)).boxed()
         });
         let mut events = futures::stream::select_all(watches);
         let mut listed: BTreeMap<&'static str, BTreeSet<(String, String)>> = BTreeMap::new();
@@ -117,14 +118,14 @@ impl Cache {
             };
             match event {
                 Ok(Event::Init) => drop(listed.insert(kind.plural, BTreeSet::new())),
-                Ok(Event::InitApply(object)) => {
+                Ok(Event::InitApply(Lean(object))) => {
                     let about = about(&object);
                     listed.entry(kind.plural).or_default().insert((about.namespace.clone(), about.name.clone()));
                     self.write().put(kind, &about, object);
                     touched(&about);
                 }
                 Ok(Event::InitDone) => self.write().hold(kind, namespace, &listed.remove(kind.plural).unwrap_or_default()),
-                Ok(Event::Apply(object)) => {
+                Ok(Event::Apply(Lean(object))) => {
                     let about = about(&object);
                     let mut known = self.write();
                     known.put(kind, &about, object);
@@ -132,7 +133,7 @@ impl Cache {
                     drop(known);
                     touched(&about);
                 }
-                Ok(Event::Delete(object)) => {
+                Ok(Event::Delete(Lean(object))) => {
                     let about = about(&object);
                     self.write().remove(kind, &about.namespace, &about.name);
                     touched(&about);
@@ -209,7 +210,6 @@ fn about(object: &DynamicObject) -> Touched {
 
 /// Without what nobody reads here.
 fn trimmed(kind: Kind, mut object: DynamicObject) -> Value {
-    object.metadata.managed_fields = None;
     object.metadata.annotations = object.metadata.annotations.take().filter(|_| ![POD, REPLICA_SET].contains(&kind));
     object.metadata.annotations.as_mut().map(|all| all.remove(APPLIED));
     let metadata = serde_json::to_value(&object.metadata).unwrap_or_default();

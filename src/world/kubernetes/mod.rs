@@ -35,6 +35,7 @@ mod fences;
 pub mod freezes;
 mod hold;
 pub mod in_force;
+pub mod lean;
 pub mod mark;
 mod members;
 pub mod objects;

@@ -13,6 +13,7 @@ use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::lean::{Lean, PAGE};
 use super::objects::{FIELD_MANAGER, is_conflict, resource, unavailable};
 use super::status::{pack, unpack};
 use crate::core::ledger::{LedgerRecord, Standing};
@@ -54,7 +55,7 @@ pub(super) struct Kept {
 /// The ledger of every workload.
 #[derive(Clone)]
 pub(super) struct Records {
-    api: Api<DynamicObject>,
+    api: Api<Lean>,
     listed: Arc<Mutex<Listed>>,
 }
 
@@ -154,11 +155,19 @@ impl Records {
     /// # Errors
     /// The API server does not answer.
     pub(super) async fn list_all(&self) -> Result<(), Unavailable> {
-        let found = self.api.list(&ListParams::default()).await.map_err(|error| unavailable("ReleaseRecords", &error))?;
-        let mut listed = Listed { version: version(found.metadata.resource_version.as_deref()), ..Listed::default() };
-        for object in found.items {
-            if let Some(label) = object.metadata.labels.as_ref().and_then(|labels| labels.get(WORKLOAD)) {
-                listed.by_label.entry(label.clone()).or_default().push(object);
+        let (mut listed, mut parameters) = (Listed::default(), ListParams::default().limit(PAGE));
+        loop {
+            let found = self.api.list(&parameters).await.map_err(|error| unavailable("ReleaseRecords", &error))?;
+            // All pages show what was there at the first.
+            listed.version = version(found.metadata.resource_version.as_deref());
+            for Lean(object) in found.items {
+                if let Some(label) = object.metadata.labels.as_ref().and_then(|labels| labels.get(WORKLOAD)) {
+                    listed.by_label.entry(label.clone()).or_default().push(object);
+                }
+            }
+            match found.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => parameters = ListParams::default().limit(PAGE).continue_token(&token),
+                None => break,
             }
         }
         *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = listed;
@@ -206,7 +215,7 @@ impl Records {
         };
         let mut object = DynamicObject::new(&name, &resource("ReleaseRecord")).data(json!({"spec": spec}));
         object.metadata.labels = Some([(WORKLOAD.to_owned(), label(workload))].into());
-        match self.api.create(&PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() }, &object).await {
+        match self.api.create(&PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() }, &Lean(object)).await {
             Ok(_) => Ok(()),
             Err(error) if is_conflict(&error) => Ok(()),
             Err(error) => Err(unavailable(&format!("ReleaseRecord {name}"), &error)),
@@ -228,7 +237,7 @@ impl Records {
         // Another replica, that was slow or cut off, may come late with an older word: it must not stand.
         let found = self.api.get_opt(&name).await.map_err(|error| unavailable(&format!("ReleaseRecord {name}"), &error))?;
         // A template that was too large has no object.
-        let Some(found) = found else { return Ok(()) };
+        let Some(Lean(found)) = found else { return Ok(()) };
         let text = |field: &str| found.data["status"][field].as_str().unwrap_or_default().to_owned();
         let known = SignedRecord { record: text("record"), signature: text("signature") };
         let newer = |known: Entry| known.release == entry.release && known.since.mono > entry.since.mono;
@@ -260,7 +269,7 @@ impl Records {
     pub(super) async fn list(&self, public: &Public, workload: &WorkloadName) -> Result<Vec<Kept>, Unavailable> {
         let parameters = ListParams::default().labels(&format!("{WORKLOAD}={}", label(workload)));
         let found = self.api.list(&parameters).await.map_err(|error| unavailable("ReleaseRecords", &error))?.items;
-        Ok(kept(public, workload, found))
+        Ok(kept(public, workload, found.into_iter().map(|Lean(object)| object).collect()))
     }
 }
 

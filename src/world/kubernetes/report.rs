@@ -1,5 +1,7 @@
 //! What is wrong with a guard, said in its status.
 
+use std::sync::Arc;
+
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde_json::json;
@@ -32,7 +34,7 @@ pub struct Said {
     /// What of it, or of what it rests on, waits until a person approves it.
     pub waits: Option<String>,
     /// What is in force of it, labels and spec as JSON.
-    pub in_force: Option<String>,
+    pub in_force: Option<Arc<str>>,
     /// Which pods run another image than the one that was verified.
     pub others: Option<String>,
 }

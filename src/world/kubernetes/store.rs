@@ -19,6 +19,7 @@ use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
+use super::lean::Lean;
 use super::objects::{FIELD_MANAGER, is_conflict, is_missing, is_passing, resource, unavailable};
 use super::proofs::Proofs;
 use super::records::{Entry, Kept, Records};
@@ -156,7 +157,7 @@ impl Store {
         hex(&aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes()).as_ref()[..16])
     }
 
-    fn api(&self, key: &str) -> (Api<DynamicObject>, String) {
+    fn api(&self, key: &str) -> (Api<Lean>, String) {
         let (namespace, name) = key.split_once('/').unwrap_or(("default", key));
         (Api::namespaced_with(self.0.client.clone(), namespace, &resource("GuardedRollout")), name.to_owned())
     }
@@ -193,7 +194,7 @@ impl Store {
         let asked = tokio::time::timeout(ANSWER, api.get_opt(&name)).await;
         let what = format!("GuardedRollout {key}");
         match asked {
-            Ok(found) => found.map_err(|error| unavailable(&what, &error)),
+            Ok(found) => found.map(|found| found.map(|Lean(object)| object)).map_err(|error| unavailable(&what, &error)),
             Err(_) => Err(Unavailable(format!("the API server, {what}: no answer within {} s", ANSWER.as_secs()))),
         }
     }
@@ -409,7 +410,7 @@ impl Store {
             let patch = Patch::Merge(body);
             let sent = tokio::time::timeout(ANSWER, api.patch_status(&name, &parameters, &patch)).await;
             let error = match sent {
-                Ok(Ok(object)) => {
+                Ok(Ok(Lean(object))) => {
                     self.sit(key, &object, prepared);
                     return Ok(Swapped::Won);
                 }
