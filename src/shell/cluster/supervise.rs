@@ -72,7 +72,7 @@ struct Glance {
     urgent: bool,
     conditions: Vec<crate::spec::crd::StatusCondition>,
     /// What it says is in force.
-    in_force: Option<String>,
+    in_force: Option<Arc<str>>,
     generation: Option<i64>,
 }
 
@@ -222,10 +222,13 @@ impl Supervisor {
         let urgent = matches!(phase, "Reverting" | "Recovering");
         let breached = phase == "Reverting" && object.data["status"]["verdict"] == "Breach";
         let conditions = conditions_of(&object);
-        let in_force = object.data["status"]["inForce"].as_str().map(str::to_owned);
+        let said = self.said.get(&key);
+        // Most often what is said already: such a text is held once.
+        let same = |text: &str| said.and_then(|said| said.in_force.clone()).filter(|said| **said == *text);
+        let in_force = object.data["status"]["inForce"].as_str().map(|text| same(text).unwrap_or_else(|| text.into()));
         let uid = object.metadata.uid.clone();
         let glance = Glance { uid: uid.clone(), urgent, conditions, in_force, generation: object.metadata.generation };
-        let known = self.said.get(&key).is_none_or(|said| glance.says(said));
+        let known = said.is_none_or(|said| glance.says(said));
         let known_before = self.seen.insert(key.clone(), glance);
         if known_before.as_ref().is_some_and(|before| before.uid != uid) {
             self.end(&key);
