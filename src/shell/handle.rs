@@ -18,8 +18,8 @@ const TURN_WITHIN: Duration = Duration::from_secs(5);
 /// A fact for one rollout, with whoever waits for the answer.
 #[derive(Debug)]
 pub struct Message {
-    /// The fact.
-    pub input: Input,
+    /// The fact; boxed, for a line has room for dozens and is most often empty.
+    pub input: Box<Input>,
     /// Who waits.
     pub answer: Option<oneshot::Sender<Answer>>,
 }
@@ -111,7 +111,7 @@ impl Handle {
         let line = self.line(key).ok_or_else(|| SendError::Unknown(key.to_owned()))?;
         let (answer, answered) = oneshot::channel();
         // In turn: whoever floods the line waits like everybody else, and turns nobody away.
-        let sent = line.urgent.send_timeout(Message { input, answer: Some(answer) }, TURN_WITHIN).await;
+        let sent = line.urgent.send_timeout(Message { input: Box::new(input), answer: Some(answer) }, TURN_WITHIN).await;
         sent.map_err(|error| match error {
             SendTimeoutError::Timeout(_) => SendError::Busy(key.to_owned()),
             SendTimeoutError::Closed(_) => SendError::Gone(key.to_owned()),
@@ -125,7 +125,7 @@ impl Handle {
     /// If there is no such rollout, or it cannot take the fact.
     pub fn tell(&self, key: &str, input: Input) -> Result<(), SendError> {
         let line = self.line(key).ok_or_else(|| SendError::Unknown(key.to_owned()))?;
-        line.urgent.try_send(Message { input, answer: None }).map_err(|error| refused(&error, key))
+        line.urgent.try_send(Message { input: Box::new(input), answer: None }).map_err(|error| refused(&error, key))
     }
 
     /// Records as they are committed, for `--watch`; a slow reader misses some.

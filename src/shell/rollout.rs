@@ -136,7 +136,7 @@ impl Rollout {
     ///
     /// # Errors
     /// The store cannot be read, or its state is not readable.
-    pub async fn restore(shared: Arc<Shared>, guard: Guard, policies: Policies) -> Result<Self, LoadError> {
+    pub async fn restore(shared: Arc<Shared>, guard: Guard, policies: Policies) -> Result<Box<Self>, LoadError> {
         let state = shared.world.store().load(&guard.key).await?.unwrap_or_else(State::new);
         // A rollout under way goes on under the policy of whoever asked for it.
         let policy = Arc::new(state.trial.as_ref().map_or_else(|| policies.of_guard(), |trial| policies.of(&trial.request.actor)));
@@ -151,7 +151,7 @@ impl Rollout {
         let (urgent_in, urgent) = mpsc::channel(URGENT_MAX);
         let (view, seen) = watch::channel(Arc::new(look_at(&machine)));
         shared.handle.connect(guard.key.clone(), Line { urgent: urgent_in, view: seen });
-        Ok(Self {
+        Ok(Box::new(Self {
             shared,
             guard,
             policies,
@@ -163,18 +163,18 @@ impl Rollout {
             view,
             urgent,
             back: JoinSet::new(),
-        })
+        }))
     }
 
     /// Starts again whenever the store shows a `revision` that is newer than this rollout's own: somebody else decided.
     #[must_use]
-    pub fn following(mut self, revision: watch::Receiver<u64>) -> Self {
+    pub fn following(mut self: Box<Self>, revision: watch::Receiver<u64>) -> Box<Self> {
         self.seen = Some(revision);
         self
     }
 
     /// Runs until `stop` says so; what is under way is left to the next controller.
-    pub async fn run(mut self, mut ordinary: mpsc::Receiver<Input>, mut stop: watch::Receiver<bool>) {
+    pub async fn run(mut self: Box<Self>, mut ordinary: mpsc::Receiver<Box<Input>>, mut stop: watch::Receiver<bool>) {
         let shared = Arc::clone(&self.shared);
         loop {
             // Heard from here on: what changes while this rollout is at work is not missed.
@@ -201,9 +201,9 @@ impl Rollout {
                 _ = stop.changed() => {}
                 () = newer(&mut self.seen, self.order.machine().state().revision) => {
                     tracing::info!(rollout = %self.guard.key, "somebody else decided; going on from there");
-                    self.start_again().await;
+                    Box::pin(self.start_again()).await;
                 }
-                Some(input) = ordinary.recv() => self.order.push(input, None),
+                Some(input) = ordinary.recv() => self.order.push(*input, None),
                 () = sleep => {
                     let late = wake.map_or(Duration::ZERO, |due| tokio::time::Instant::now().saturating_duration_since(due));
                     work().woke(late, self.guard.interval.0);
@@ -218,11 +218,11 @@ impl Rollout {
     }
 
     fn arrived(&mut self, message: Message) {
-        if let Input::Deployed(deployed) = &message.input {
+        if let Input::Deployed(deployed) = &*message.input {
             let policy = self.policies.of(&deployed.request.actor);
             self.comes_under(policy);
         }
-        self.order.push(message.input, message.answer);
+        self.order.push(*message.input, message.answer);
     }
 
     fn came_back(&mut self, back: Result<Back, tokio::task::JoinError>) {
@@ -290,7 +290,7 @@ impl Rollout {
                     drop(asker.send(answer));
                 }
                 Step::Stale => {
-                    self.start_again().await;
+                    Box::pin(self.start_again()).await;
                     return;
                 }
             }

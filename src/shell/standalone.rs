@@ -145,14 +145,14 @@ impl Controller {
         Ok(controller)
     }
 
-    async fn restore(&self, key: &str, metadata: &Metadata, spec: &Arc<GuardedRollout>) -> Result<Rollout, StartError> {
+    async fn restore(&self, key: &str, metadata: &Metadata, spec: &Arc<GuardedRollout>) -> Result<Box<Rollout>, StartError> {
         let policies = Policies::new(Arc::clone(&self.loaded), metadata.clone(), spec);
         let guard = guard(&self.loaded, self.shared.world.store().uid(key), key, &policies, spec);
         process_of(key, spec)?;
         Ok(Rollout::restore(Arc::clone(&self.shared), guard, policies).await?)
     }
 
-    fn begin(&mut self, key: &str, spec: &Arc<GuardedRollout>, rollout: Rollout, stopped: watch::Receiver<bool>) {
+    fn begin(&mut self, key: &str, spec: &Arc<GuardedRollout>, rollout: Box<Rollout>, stopped: watch::Receiver<bool>) {
         let (ordinary_in, ordinary) = mpsc::channel(ORDINARY_MAX);
         self.tasks.spawn(observe(Arc::clone(&self.shared), key.to_owned(), Arc::clone(spec), ordinary_in, stopped.clone()));
         self.tasks.spawn(super::queries::ask(Arc::clone(&self.shared), key.to_owned(), stopped.clone()));
@@ -276,7 +276,7 @@ async fn observe(
     shared: Arc<Shared>,
     key: String,
     mut spec: Arc<GuardedRollout>,
-    ordinary: mpsc::Sender<Input>,
+    ordinary: mpsc::Sender<Box<Input>>,
     mut stop: watch::Receiver<bool>,
 ) {
     let (namespace, name) = key.split_once('/').unwrap_or(("default", &key));
@@ -314,7 +314,7 @@ async fn observe(
                 let otherwise = believed.is_some_and(|believed| believed.0.arms != seen.arms || believed.0.observed != seen.weights);
                 if otherwise || last.as_ref() != Some(seen) {
                     last = Some(seen.clone());
-                    if ordinary.send(Input::Observed(view.observed)).await.is_err() {
+                    if ordinary.send(Box::new(Input::Observed(view.observed))).await.is_err() {
                         return;
                     }
                 }

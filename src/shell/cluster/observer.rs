@@ -49,16 +49,17 @@ pub(super) struct Observer {
 
 impl Observer {
     /// Looks until `stop`.
-    pub(super) async fn run(self, ordinary: mpsc::Sender<Input>, mut stop: watch::Receiver<bool>) {
+    pub(super) async fn run(self, ordinary: mpsc::Sender<Box<Input>>, mut stop: watch::Receiver<bool>) {
         let (mut seen, mut template): (Option<Observed>, Option<ReleaseId>) = (None, None);
         let mut marked = None;
         // What a watch tells is looked at as it is told; what none tells, at the API server. At a start the watches have just listed it.
         let mut rung = true;
         let mut turn = self.turn(&mut stop).await;
         loop {
-            let looked = self.look(rung, &ordinary, &mut seen, &mut template, &mut marked).await;
+            // What is done for a moment takes no room while nothing happens, thousands of times.
+            let looked = Box::pin(self.look(rung, &ordinary, &mut seen, &mut template, &mut marked)).await;
             if !self.only_looks {
-                self.mark(&mut marked, turn.as_ref()).await;
+                Box::pin(self.mark(&mut marked, turn.as_ref())).await;
             }
             drop(turn.take());
             let resting = self.rests();
@@ -139,7 +140,7 @@ impl Observer {
     async fn look(
         &self,
         rung: bool,
-        ordinary: &mpsc::Sender<Input>,
+        ordinary: &mpsc::Sender<Box<Input>>,
         last: &mut Option<Observed>,
         template: &mut Option<ReleaseId>,
         marked: &mut Option<Marks>,
@@ -172,7 +173,7 @@ impl Observer {
         }
         if last.as_ref() != Some(&seen.observed) {
             *last = Some(seen.observed.clone());
-            ordinary.send(Input::Observed(seen.observed)).await.map_err(|_| Gone {})?;
+            ordinary.send(Box::new(Input::Observed(seen.observed))).await.map_err(|_| Gone {})?;
         }
         // A write that was under way when the revert ended, or a person, changed it; or the workload was made anew.
         let is_so = |spec: &SeenTemplate| marked.as_ref().is_none_or(|marked| spec.guarded && marked.reverting == spec.reverting);
@@ -186,7 +187,7 @@ impl Observer {
     }
 
     /// Takes note of the workload's own template: found, deployed, or nothing new.
-    async fn template(&self, seen: SeenTemplate, last: &mut Option<ReleaseId>, ordinary: &mpsc::Sender<Input>) -> Result<bool, Gone> {
+    async fn template(&self, seen: SeenTemplate, last: &mut Option<ReleaseId>, ordinary: &mpsc::Sender<Box<Input>>) -> Result<bool, Gone> {
         let release = match &seen.release {
             Ok(release) => release.clone(),
             Err(error) => {
@@ -201,7 +202,7 @@ impl Observer {
         let is_first = last.is_none();
         let known = [&view.0.stable, &view.0.candidate].into_iter().flatten().any(|one| one.id == release.id);
         if view.0.stable.is_none() && view.0.candidate.is_none() {
-            ordinary.send(Input::Found(release.clone())).await.map_err(|_| Gone {})?;
+            ordinary.send(Box::new(Input::Found(release.clone()))).await.map_err(|_| Gone {})?;
         } else if !(seen.own || is_first && known) {
             let request = self.request(&seen, &release);
             tracing::info!(rollout = self.key, release = %release, actor = %request.actor, "the template changed");

@@ -439,7 +439,8 @@ struct Task {
 
 impl Task {
     async fn run(self, revision: watch::Receiver<u64>, mut stop: watch::Receiver<bool>) {
-        let Some((rollout, spec, namespace)) = self.restore(&mut stop).await else { return };
+        // What is done once takes no room while the guard rests, thousands of times.
+        let Some((rollout, spec, namespace)) = Box::pin(self.restore(&mut stop)).await else { return };
         let Some((kind, workload)) = spec.workload.object() else { return };
         let (ordinary_in, ordinary) = mpsc::channel(ORDINARY_MAX);
         let observer = Observer {
@@ -455,7 +456,7 @@ impl Task {
         };
         let eyes = tokio::spawn(observer.run(ordinary_in, stop.clone()));
         tracing::debug!(rollout = self.key, "guarded here");
-        Box::pin(rollout.following(revision).run(ordinary, stop)).await;
+        rollout.following(revision).run(ordinary, stop).await;
         eyes.abort();
         self.shared.handle.disconnect(&self.key);
         self.shared.neighbours.forget(&self.key);
@@ -466,7 +467,7 @@ impl Task {
         }
         // Another replica's guard stays marked; one that is gone is not guarded any more.
         if !self.shared.documents().rollouts.contains_key(&self.key) {
-            let done = self.setup.cluster.mark(&namespace, kind, workload, &Marks::default()).await;
+            let done = Box::pin(self.setup.cluster.mark(&namespace, kind, workload, &Marks::default())).await;
             if let Err(error) = done {
                 tracing::warn!(rollout = self.key, %error, "the workload stays marked as guarded");
             }
@@ -474,7 +475,7 @@ impl Task {
     }
 
     /// Restores the rollout, again and again until that works.
-    async fn restore(&self, stop: &mut watch::Receiver<bool>) -> Option<(Rollout, Arc<GuardedRollout>, String)> {
+    async fn restore(&self, stop: &mut watch::Receiver<bool>) -> Option<(Box<Rollout>, Arc<GuardedRollout>, String)> {
         loop {
             let loaded = self.shared.documents();
             let (metadata, spec) = loaded.rollouts.get(&self.key)?;

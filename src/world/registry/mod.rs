@@ -7,6 +7,7 @@ mod fault;
 mod layout;
 mod pull;
 mod reach;
+mod reference;
 mod remote;
 
 use std::collections::BTreeSet;

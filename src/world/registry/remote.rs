@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use oci_distribution::client::{ClientConfig, ClientProtocol};
 use oci_distribution::errors::OciDistributionError;
 use oci_distribution::secrets::RegistryAuth;
-use oci_distribution::{Client, Reference, RegistryOperation};
+use oci_distribution::{Client, RegistryOperation};
 use reqwest::header::{ACCEPT, LINK, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{RequestBuilder, Response, StatusCode, Url, redirect};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
+use super::reference::reference;
 use super::{Fault, Listed, MAX_MANIFEST, Patience, index_entries};
 use crate::core::release::{Digest, Image, hex};
 use crate::core::time::Span;
@@ -145,9 +146,7 @@ impl Remote {
     /// Opens the repository of `image`, for `within` at most.
     pub(super) async fn open(clients: &Clients, image: &Image, credentials: &Credentials, within: Duration) -> Result<Self, Fault> {
         let deadline = clock::instant() + within;
-        let text = image.to_string();
-        let reference: Reference =
-            text.parse().map_err(|error| Fault::Malformed(format!("`{text}` is not an image reference: {error}")))?;
+        let reference = reference(image)?;
         let host = reference.resolve_registry().to_owned();
         let plain = Url::parse(&format!("http://{host}/")).ok().and_then(|url| url.host_str().map(is_loopback)).unwrap_or(false);
         let scheme = if plain { "http" } else { "https" };
