@@ -62,7 +62,9 @@ impl Row {
         match against {
             Against::Budget(limit) => {
                 let verdict = if value > limit { "OVER" } else { "ok" };
-                format!("{what:<58} {figure:>14}   {:>6}× the budget of {} {unit}: {verdict}", digits(value / limit), digits(*limit))
+                // Nothing is a multiple of nothing.
+                let times = if *limit > 0.0 { format!("{:>6}× ", digits(value / limit)) } else { " ".repeat(8) };
+                format!("{what:<58} {figure:>14}   {times}the budget of {} {unit}: {verdict}", digits(*limit))
             }
             Against::Other(name, other) => {
                 format!("{what:<58} {figure:>14}   {:>6}× {name} ({} {unit})", digits(value / other), digits(*other))
