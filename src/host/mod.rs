@@ -27,6 +27,7 @@ mod route;
 pub mod sample_service;
 mod supervise;
 pub mod unpack;
+mod upload;
 mod upstream;
 pub mod wire;
 mod workload;
@@ -70,7 +71,8 @@ pub struct HostConfig {
     pub metrics: SocketAddr,
     /// `$PATH` of the children; they inherit nothing else.
     pub path: Option<String>,
-    /// Time an answer of a child may take to begin, counted from the head of its request.
+    /// Time a child may take to begin its answer, counted from the last byte of the request; and time a client may let pass between two
+    /// pieces of its body.
     pub upstream_timeout: Duration,
     /// Time between SIGTERM and SIGKILL.
     pub grace: Duration,
