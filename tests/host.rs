@@ -525,6 +525,24 @@ async fn a_client_that_breaks_off_or_stalls_is_no_failure_of_the_release() {
     bed.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_never_ready_is_said_so_however_often_it_was_asked() {
+    let mut bed = Bed::start_with(|_, process| {
+        process.health.every = Span(Duration::from_millis(10));
+        process.health.start_within = Span::seconds(4);
+    })
+    .await;
+    let bad = bed.release(&[("FAIL_HEALTH", "1")]);
+    bed.done(Action::EnsureArm { release: bad.clone(), present: true }).await;
+    until("it was started", async || bed.view().await.members.first().is_some_and(|member| member.pid.is_some())).await;
+    let first = bed.view().await.members[0].pid.unwrap();
+    let why = bed.failing(&bad).await;
+    assert!(why.starts_with("never ready: GET /healthz answered 503"), "{why}");
+    until("it is started again", async || bed.view().await.members[0].pid.is_some_and(|pid| pid != first)).await;
+    assert!(!lives(first));
+    bed.end().await;
+}
+
 /// Prints what the proxy costs; the bound is wide, because the machine is shared.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_proxy_costs_little() {
