@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::child::Child;
 use super::layout::ArtifactStore;
+use super::log;
 use super::metrics::{ArmMetrics, lock};
 use super::supervise::{Place, Slot};
 use super::unpack::unpack;
@@ -128,7 +129,7 @@ impl Arm {
         let digest = self.release.template.image().digest.clone();
         let (env, root) = (self.env.clone(), self.env.data.join("unpacked"));
         let work = tokio::task::spawn_blocking(move || unpack(&store, &digest, &root, &env.limits));
-        work.await.map_err(|error| error.to_string())?.map_err(|fault| fault.to_string())
+        work.await.map_err(|error| error.to_string())?.map_err(|fault| log::brief(&fault.to_string()))
     }
 
     /// Makes the number of slots what the settings say.

@@ -225,10 +225,7 @@ impl Keeper {
                     }
                     self.run(child, stop).await
                 }
-                Err(why) => {
-                    lock(&self.status).failing = Some(why.clone());
-                    End::GaveUp(why)
-                }
+                Err(why) => End::GaveUp(log::brief(&why)),
             };
             let runs = match end {
                 End::Stopped => return,
