@@ -543,6 +543,21 @@ async fn a_service_that_is_never_ready_is_said_so_however_often_it_was_asked() {
     bed.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_forgot_its_metrics_port_runs() {
+    for damage in [(|path| std::fs::write(path, b"")) as fn(&std::path::Path) -> std::io::Result<()>, |path| std::fs::create_dir(path)] {
+        let mut bed = Bed::start_with(|config, _| {
+            std::fs::create_dir_all(&config.data_dir).unwrap();
+            damage(&config.data_dir.join("host.json")).unwrap();
+        })
+        .await;
+        let release = bed.release(&[]);
+        bed.deploy(&release).await;
+        assert_eq!(Caller::new(bed.view().await.metrics).get("/metrics").await.unwrap().0, 200);
+        bed.end().await;
+    }
+}
+
 /// Prints what the proxy costs; the bound is wide, because the machine is shared.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_proxy_costs_little() {

@@ -280,8 +280,12 @@ fn only_one(data: &Path) -> io::Result<File> {
 
 async fn bind_metrics(config: &HostConfig) -> io::Result<TcpListener> {
     let file = config.data_dir.join("host.json");
-    let last = record::load::<HostRecord>(&file)?.map(|record| record.metrics);
-    let last = last.filter(|last| config.metrics.port() == 0 && last.ip() == config.metrics.ip());
+    let last = record::load::<HostRecord>(&file).unwrap_or_else(|error| {
+        // Nothing but a port is lost with it: no reason to keep every workload from its traffic.
+        tracing::warn!(%error, "the host does not know any more on which port its metrics were");
+        None
+    });
+    let last = last.map(|record| record.metrics).filter(|last| config.metrics.port() == 0 && last.ip() == config.metrics.ip());
     let listener = match last {
         Some(last) => match TcpListener::bind(last).await {
             Ok(listener) => listener,
@@ -289,7 +293,9 @@ async fn bind_metrics(config: &HostConfig) -> io::Result<TcpListener> {
         },
         None => TcpListener::bind(config.metrics).await?,
     };
-    record::save(&file, &HostRecord { metrics: listener.local_addr()? })?;
+    if let Err(error) = record::save(&file, &HostRecord { metrics: listener.local_addr()? }) {
+        tracing::warn!(%error, "cannot remember on which port the metrics are: it may be another one after a restart");
+    }
     Ok(listener)
 }
 
