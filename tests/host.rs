@@ -558,6 +558,24 @@ async fn a_host_that_forgot_its_metrics_port_runs() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unpacked_artifacts_do_not_gather_while_the_host_runs() {
+    let mut bed = Bed::start().await;
+    let (stable, candidate) = (bed.release(&[]), bed.release(&[("GREETING", "hi")]));
+    bed.deploy(&stable).await;
+    bed.arm(&candidate).await;
+    let unpacked = bed.config().data_dir.join("unpacked/sha256");
+    for number in 0..20 {
+        std::fs::create_dir(unpacked.join(format!("{number:064}"))).unwrap();
+    }
+    let left = || std::fs::read_dir(&unpacked).unwrap().count();
+    assert_eq!(left(), 21);
+    bed.done(Action::EnsureArm { release: candidate.clone(), present: false }).await;
+    until("the oldest are gone", async || left() == 17).await;
+    assert_eq!(Caller::new(bed.address().await).get("/").await.unwrap().0, 200);
+    bed.end().await;
+}
+
 /// Prints what the proxy costs; the bound is wide, because the machine is shared.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_proxy_costs_little() {

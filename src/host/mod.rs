@@ -27,6 +27,7 @@ mod route;
 pub mod sample_service;
 mod supervise;
 pub mod unpack;
+mod unpacked;
 mod upload;
 mod upstream;
 pub mod wire;
@@ -54,10 +55,8 @@ use child::{Child, Ports};
 use metrics::Metrics;
 use record::{ChildRecord, HostRecord, WorkloadRecord};
 use unpack::Limits;
+use unpacked::Unpacked;
 use workload::{Found, Workload};
-
-/// Unpacked artifacts that stay although nothing runs from them: the way back is shorter with them.
-const KEPT_ARTIFACTS: usize = 16;
 
 /// How a host runs.
 #[derive(Debug, Clone)]
@@ -133,6 +132,7 @@ pub(crate) struct Env {
     pub(crate) metrics: Metrics,
     pub(crate) metrics_address: SocketAddr,
     pub(crate) ports: Ports,
+    pub(crate) unpacked: Arc<Unpacked>,
 }
 
 impl Env {
@@ -180,6 +180,7 @@ impl Host {
             metrics: Metrics::default(),
             metrics_address: metrics.local_addr()?,
             ports: Ports::default(),
+            unpacked: Arc::new(Unpacked::new(config.data_dir.join("unpacked"))),
             data: config.data_dir,
         });
         let host = Arc::new(Self { env, workloads: tokio::sync::RwLock::default(), _lock: guard });
@@ -214,7 +215,7 @@ impl Host {
         }
         let releases = records.iter().flat_map(|record: &WorkloadRecord| record.arms.values());
         let in_use = releases.map(|release| release.template.image().digest.hex().to_owned()).collect();
-        prune::keep_newest(&self.env.data.join("unpacked/sha256"), KEPT_ARTIFACTS, &in_use);
+        prune::keep_newest(&self.env.unpacked.folders(), unpacked::KEPT, &in_use);
         for record in records {
             let children = found.remove(&record.key()).unwrap_or_default();
             self.open(record, true, children).await;

@@ -454,6 +454,7 @@ mod tests {
             metrics: crate::host::metrics::Metrics::default(),
             metrics_address: "127.0.0.1:1".parse().unwrap(),
             ports: child::Ports::default(),
+            unpacked: Arc::new(crate::host::unpacked::Unpacked::new(folder.join("unpacked"))),
         };
         let process = Process {
             listen: "127.0.0.1:0".into(),

@@ -27,7 +27,7 @@ const HEAD_BYTES: u64 = 64 << 10;
 /// How the names of folders begin that are being built or removed.
 const UNFINISHED: &str = ".new-";
 
-/// Counts folders that were begun, to tell their names apart.
+/// Counts such folders, to tell their names apart.
 static BUILDS: AtomicU64 = AtomicU64::new(0);
 
 /// What an artifact may cost.
@@ -110,7 +110,7 @@ pub fn unpack(store: &ArtifactStore, digest: &Digest, root: &Path, limits: &Limi
     let parent = place.parent().unwrap_or(root);
     fs::create_dir_all(parent).map_err(|error| Fault::write(parent, &error))?;
     // Two arms may want the same artifact at once: each builds its own folder, and the first to finish names it.
-    let beside = parent.join(format!("{UNFINISHED}{}-{}", BUILDS.fetch_add(1, Ordering::Relaxed), digest.hex()));
+    let beside = parent.join(unfinished(digest.hex()));
     clear(&beside)?;
     fs::create_dir(&beside).map_err(|error| Fault::write(&beside, &error))?;
     let mut tree = Tree { root: beside.clone(), bytes: 0, entries: 0, limits };
@@ -126,6 +126,11 @@ pub fn unpack(store: &ArtifactStore, digest: &Digest, root: &Path, limits: &Limi
     });
     _ = clear(&beside);
     named.map(|()| place)
+}
+
+/// A name for a folder that is not whole, or not any more, which is or was to be called `name`: never given twice.
+pub(crate) fn unfinished(name: &str) -> String {
+    format!("{UNFINISHED}{}-{name}", BUILDS.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Removes what a host left unfinished below `root` when it died. Blocks; no other host may run there.
