@@ -477,6 +477,105 @@ async fn bodies_are_streamed_and_a_removed_workload_is_gone() {
     bed.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_breaks_off_or_stalls_is_no_failure_of_the_release() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut bed = Bed::start_with(|config, _| config.upstream_timeout = Duration::from_millis(800)).await;
+    let (release, slow) = (bed.release(&[]), bed.release(&[("DELAY_MS", "2000")]));
+    bed.deploy(&release).await;
+    bed.arm(&slow).await;
+    let address = bed.address().await;
+    let send = async |head: &str, pieces: &[&str]| {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{head}\r\n\r\n").as_bytes()).await.unwrap();
+        for piece in pieces {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            stream.write_all(piece.as_bytes()).await.unwrap();
+        }
+        stream
+    };
+    let answer = async |mut stream: tokio::net::TcpStream| {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let counted = async |code: u16| bed.metric("backstop_host_requests_total", &[&format!("code=\"{code}\"")]).await;
+
+    for (number, pieces) in [(1.0, &["abc"][..]), (2.0, &[])] {
+        drop(send("content-length: 1000", pieces).await);
+        until("it is counted", async || counted(499).await > number - 0.5).await;
+    }
+    drop(send("transfer-encoding: chunked", &["3\r\nabc\r\n"]).await);
+    until("it is counted", async || counted(499).await > 2.5).await;
+    let nonsense = send("transfer-encoding: chunked", &["3\r\nabc\r\n", "no number\r\n"]).await;
+    until("it is counted", async || counted(400).await > 0.5).await;
+    drop(nonsense);
+    let stalled = answer(send("content-length: 1000", &["abc"]).await).await;
+    assert!(stalled.starts_with("HTTP/1.1 408 "), "{stalled}");
+    assert!((counted(408).await - 1.0).abs() < 0.1);
+    // The time of the service begins when it has the whole request.
+    let patient = answer(send("content-length: 12", &["abc", "def", "ghi", "jkl"]).await).await;
+    assert!(patient.starts_with("HTTP/1.1 200 ") && patient.ends_with("hello 12\n"), "{patient}");
+    assert!(bed.metric("backstop_host_requests_total", &["class=\"5xx\""]).await < 0.5);
+    assert!((counted(499).await - 3.0).abs() < 0.1);
+
+    bed.done(weights(&[(&slow, 100.0)])).await;
+    let late = answer(send("content-length: 3", &["abc"]).await).await;
+    assert!(late.starts_with("HTTP/1.1 504 "), "{late}");
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_is_never_ready_is_said_so_however_often_it_was_asked() {
+    let mut bed = Bed::start_with(|_, process| {
+        process.health.every = Span(Duration::from_millis(10));
+        process.health.start_within = Span::seconds(4);
+    })
+    .await;
+    let bad = bed.release(&[("FAIL_HEALTH", "1")]);
+    bed.done(Action::EnsureArm { release: bad.clone(), present: true }).await;
+    until("it was started", async || bed.view().await.members.first().is_some_and(|member| member.pid.is_some())).await;
+    let first = bed.view().await.members[0].pid.unwrap();
+    let why = bed.failing(&bad).await;
+    assert!(why.starts_with("never ready: GET /healthz answered 503"), "{why}");
+    until("it is started again", async || bed.view().await.members[0].pid.is_some_and(|pid| pid != first)).await;
+    assert!(!lives(first));
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_forgot_its_metrics_port_runs() {
+    for damage in [(|path| std::fs::write(path, b"")) as fn(&std::path::Path) -> std::io::Result<()>, |path| std::fs::create_dir(path)] {
+        let mut bed = Bed::start_with(|config, _| {
+            std::fs::create_dir_all(&config.data_dir).unwrap();
+            damage(&config.data_dir.join("host.json")).unwrap();
+        })
+        .await;
+        let release = bed.release(&[]);
+        bed.deploy(&release).await;
+        assert_eq!(Caller::new(bed.view().await.metrics).get("/metrics").await.unwrap().0, 200);
+        bed.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unpacked_artifacts_do_not_gather_while_the_host_runs() {
+    let mut bed = Bed::start().await;
+    let (stable, candidate) = (bed.release(&[]), bed.release(&[("GREETING", "hi")]));
+    bed.deploy(&stable).await;
+    bed.arm(&candidate).await;
+    let unpacked = bed.config().data_dir.join("unpacked/sha256");
+    for number in 0..20 {
+        std::fs::create_dir(unpacked.join(format!("{number:064}"))).unwrap();
+    }
+    let left = || std::fs::read_dir(&unpacked).unwrap().count();
+    assert_eq!(left(), 21);
+    bed.done(Action::EnsureArm { release: candidate.clone(), present: false }).await;
+    until("the oldest are gone", async || left() == 17).await;
+    assert_eq!(Caller::new(bed.address().await).get("/").await.unwrap().0, 200);
+    bed.end().await;
+}
+
 /// Prints what the proxy costs; the bound is wide, because the machine is shared.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_proxy_costs_little() {

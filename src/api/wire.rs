@@ -10,6 +10,7 @@ use crate::core::reason::Reason;
 use crate::core::record::Record;
 use crate::core::release::{Digest, Template};
 use crate::core::text::is_unseen;
+use crate::host::decide::inside;
 
 /// Longest rationale, in bytes.
 pub const RATIONALE_MAX: usize = 4096;
@@ -162,9 +163,6 @@ impl Deploy {
         let Some(process) = self.template.as_process() else {
             return Err("`template.pod` is deployed by Kubernetes, for example with `kubectl apply`, never through this API".into());
         };
-        if process.command.first().is_none_or(String::is_empty) {
-            return Err("`template.command` is empty: expected a program inside the artifact and its arguments".into());
-        }
         let size = process.command.iter().map(String::len).chain(process.env.iter().map(|(name, value)| name.len() + value.len()));
         if size.sum::<usize>() > TEMPLATE_MAX {
             return Err("`template`: command and environment together are larger than 64 KiB; put what is large into the artifact".into());
@@ -172,6 +170,8 @@ impl Deploy {
         if process.command.iter().any(|argument| argument.contains('\0')) {
             return Err("`template.command` contains a NUL character".into());
         }
+        // By the host's own rule: what it could never start is refused here, and not once it was admitted.
+        inside(&process.command).map_err(|why| format!("`template.command`: {why}"))?;
         let wrong = process.env.iter().find(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0'));
         wrong.map_or(Ok(()), |(name, _)| Err(format!("`template.env`: `{name}` cannot be set in an environment")))
     }
@@ -362,6 +362,21 @@ mod tests {
             assert!(deploy(label, String::new()).is_err(), "{label:?}");
         }
         assert!(deploy("v43", "x".repeat(TEMPLATE_MAX)).unwrap_err().contains("64 KiB"));
+    }
+
+    #[test]
+    fn a_program_that_no_host_would_start_is_not_deployed() {
+        let deploy = |command: &[&str]| {
+            let image = format!("shop/checkout@{}", Digest::of(b"image")).parse().unwrap();
+            let command = command.iter().map(|part| (*part).to_owned()).collect();
+            let template = Template::process(image, command, std::collections::BTreeMap::new());
+            Deploy { template, label: None, claims: Claims::default() }.check()
+        };
+        assert!(deploy(&["bin/service", "--root", "/"]).is_ok() && deploy(&["./service"]).is_ok());
+        for command in [&["/bin/sh"][..], &["../sh"], &["bin/../../sh"], &[""], &[]] {
+            let why = deploy(command).unwrap_err();
+            assert!(why.starts_with("`template.command`: ") && why.contains("inside the artifact"), "{why}");
+        }
     }
 
     #[test]

@@ -10,9 +10,10 @@ use tokio::sync::watch;
 
 use super::child::Child;
 use super::layout::ArtifactStore;
+use super::log;
 use super::metrics::{ArmMetrics, lock};
 use super::supervise::{Place, Slot};
-use super::unpack::unpack;
+use super::unpacked::Claim;
 use super::upstream::{Member, Seat};
 use super::wire::MemberView;
 use super::{Env, layout_of};
@@ -39,6 +40,8 @@ pub(crate) struct Arm {
     epoch: AtomicU64,
     cut: watch::Sender<u64>,
     stop: watch::Sender<bool>,
+    /// Its artifact, which is not removed as long as the arm lives.
+    artifact: Arc<Claim>,
     crew: Mutex<Crew>,
 }
 
@@ -84,7 +87,6 @@ impl Arm {
         let arm = Arc::new(Self {
             workload: workload.to_owned(),
             metrics: env.metrics.arm(workload, &release.id),
-            release,
             env: env.clone(),
             settings,
             members: RwLock::default(),
@@ -92,7 +94,9 @@ impl Arm {
             epoch: AtomicU64::new(0),
             cut: watch::Sender::new(0),
             stop: watch::Sender::new(false),
+            artifact: Arc::new(env.unpacked.claim(&release.template.image().digest)),
             crew: Mutex::new(Crew { found, wanted, ..Crew::default() }),
+            release,
         });
         tokio::spawn(arm.clone().prepare());
         arm
@@ -126,9 +130,9 @@ impl Arm {
         let artifacts = self.settings.borrow().artifacts.clone();
         let store = ArtifactStore::new(layout_of(&artifacts, &self.env.data));
         let digest = self.release.template.image().digest.clone();
-        let (env, root) = (self.env.clone(), self.env.data.join("unpacked"));
-        let work = tokio::task::spawn_blocking(move || unpack(&store, &digest, &root, &env.limits));
-        work.await.map_err(|error| error.to_string())?.map_err(|fault| fault.to_string())
+        let (env, artifact) = (self.env.clone(), self.artifact.clone());
+        let work = tokio::task::spawn_blocking(move || artifact.unpack(&store, &digest, &env.limits));
+        work.await.map_err(|error| error.to_string())?.map_err(|fault| log::brief(&fault.to_string()))
     }
 
     /// Makes the number of slots what the settings say.

@@ -7,6 +7,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use crate::core::text::is_unseen;
+
+/// Characters of a fault that people get to see.
+const BRIEF: usize = 300;
+
 /// Where the older part of the log at `path` is kept.
 pub(crate) fn older(path: &Path) -> PathBuf {
     path.with_extension("log.1")
@@ -42,11 +47,22 @@ pub(crate) fn last_line(path: &Path) -> Option<String> {
     Some(line.chars().filter(|character| !character.is_control()).take(200).collect())
 }
 
+/// Why something went wrong, for people: at most [`BRIEF`] characters, all of them seen. Faults quote names, and names are the artifact's.
+pub(crate) fn brief(why: &str) -> String {
+    why.chars().filter(|character| !is_unseen(*character)).take(BRIEF).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
 
     use super::*;
+
+    #[test]
+    fn a_fault_that_quotes_what_is_long_and_strange_is_short_and_plain() {
+        assert_eq!(brief("`a\u{1b}[31m\n\u{202e}b` leads outside"), "`a[31mb` leads outside");
+        assert_eq!(brief(&"é".repeat(60_000)).chars().count(), BRIEF);
+    }
 
     #[test]
     fn a_log_is_capped_while_its_writer_goes_on() {

@@ -27,6 +27,8 @@ mod route;
 pub mod sample_service;
 mod supervise;
 pub mod unpack;
+mod unpacked;
+mod upload;
 mod upstream;
 pub mod wire;
 mod workload;
@@ -53,10 +55,8 @@ use child::{Child, Ports};
 use metrics::Metrics;
 use record::{ChildRecord, HostRecord, WorkloadRecord};
 use unpack::Limits;
+use unpacked::Unpacked;
 use workload::{Found, Workload};
-
-/// Unpacked artifacts that stay although nothing runs from them: the way back is shorter with them.
-const KEPT_ARTIFACTS: usize = 16;
 
 /// How a host runs.
 #[derive(Debug, Clone)]
@@ -70,7 +70,8 @@ pub struct HostConfig {
     pub metrics: SocketAddr,
     /// `$PATH` of the children; they inherit nothing else.
     pub path: Option<String>,
-    /// Time an answer of a child may take to begin, counted from the head of its request.
+    /// Time a child may take to begin its answer, counted from the last byte of the request; and time a client may let pass between two
+    /// pieces of its body.
     pub upstream_timeout: Duration,
     /// Time between SIGTERM and SIGKILL.
     pub grace: Duration,
@@ -131,6 +132,7 @@ pub(crate) struct Env {
     pub(crate) metrics: Metrics,
     pub(crate) metrics_address: SocketAddr,
     pub(crate) ports: Ports,
+    pub(crate) unpacked: Arc<Unpacked>,
 }
 
 impl Env {
@@ -178,6 +180,7 @@ impl Host {
             metrics: Metrics::default(),
             metrics_address: metrics.local_addr()?,
             ports: Ports::default(),
+            unpacked: Arc::new(Unpacked::new(config.data_dir.join("unpacked"))),
             data: config.data_dir,
         });
         let host = Arc::new(Self { env, workloads: tokio::sync::RwLock::default(), _lock: guard });
@@ -212,7 +215,7 @@ impl Host {
         }
         let releases = records.iter().flat_map(|record: &WorkloadRecord| record.arms.values());
         let in_use = releases.map(|release| release.template.image().digest.hex().to_owned()).collect();
-        prune::keep_newest(&self.env.data.join("unpacked/sha256"), KEPT_ARTIFACTS, &in_use);
+        prune::keep_newest(&self.env.unpacked.folders(), unpacked::KEPT, &in_use);
         for record in records {
             let children = found.remove(&record.key()).unwrap_or_default();
             self.open(record, true, children).await;
@@ -278,8 +281,12 @@ fn only_one(data: &Path) -> io::Result<File> {
 
 async fn bind_metrics(config: &HostConfig) -> io::Result<TcpListener> {
     let file = config.data_dir.join("host.json");
-    let last = record::load::<HostRecord>(&file)?.map(|record| record.metrics);
-    let last = last.filter(|last| config.metrics.port() == 0 && last.ip() == config.metrics.ip());
+    let last = record::load::<HostRecord>(&file).unwrap_or_else(|error| {
+        // Nothing but a port is lost with it: no reason to keep every workload from its traffic.
+        tracing::warn!(%error, "the host does not know any more on which port its metrics were");
+        None
+    });
+    let last = last.map(|record| record.metrics).filter(|last| config.metrics.port() == 0 && last.ip() == config.metrics.ip());
     let listener = match last {
         Some(last) => match TcpListener::bind(last).await {
             Ok(listener) => listener,
@@ -287,7 +294,9 @@ async fn bind_metrics(config: &HostConfig) -> io::Result<TcpListener> {
         },
         None => TcpListener::bind(config.metrics).await?,
     };
-    record::save(&file, &HostRecord { metrics: listener.local_addr()? })?;
+    if let Err(error) = record::save(&file, &HostRecord { metrics: listener.local_addr()? }) {
+        tracing::warn!(%error, "cannot remember on which port the metrics are: it may be another one after a restart");
+    }
     Ok(listener)
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Bodies are streamed both ways. A request is counted once its answer has ended, for the release that answered it:
 //! with the answer's code, 502 if the child could not be reached or broke off, 503 if no member is ready, 504 if no
-//! answer began in time, 499 if the client went away first. Protocol upgrades are not passed on.
+//! answer began in time, 499 if the client went away first, 400 or 408 if its body was none or did not come. Protocol
+//! upgrades are not passed on.
 //!
 //! A request of which not a byte was sent, because its release has no member left or none takes a connection, goes to
 //! another release that takes traffic. The failure is counted where it happened, the client does not feel it.
@@ -21,6 +22,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 
 use super::arm::{Arm, Cut};
+use super::upload::{CLIENT_CLOSED, Progress, Turn, Upload};
 use super::upstream::{Connection, Member, Seat, SendFault, chain};
 use super::workload::Workload;
 use crate::world::clock;
@@ -57,9 +59,11 @@ pub(crate) async fn answer(workload: Arc<Workload>, client: SocketAddr, request:
         workload.dropped.fetch_add(1, Ordering::Relaxed);
         return Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, "no release of this workload takes traffic"));
     };
+    let request = request.map(Upload::new);
+    let upload = request.body().progress();
     let request = match outbound(request, client) {
         Ok(request) => request,
-        Err(why) => return Ok(Tally::new(arm).refuse(StatusCode::BAD_REQUEST, why)),
+        Err(why) => return Ok(Tally::new(arm, upload).refuse(StatusCode::BAD_REQUEST, why)),
     };
     Ok(match ask(&workload, arm.clone(), request).await {
         Ok(answer) => answer,
@@ -73,14 +77,16 @@ pub(crate) async fn answer(workload: Arc<Workload>, client: SocketAddr, request:
 /// A request that a release did not take.
 struct Unsent {
     /// Untouched: it may go elsewhere.
-    request: Box<Request<Incoming>>,
+    request: Box<Request<Upload>>,
     /// What to answer if it goes nowhere.
     refusal: Answer,
 }
 
 /// Lets `arm` answer `request`.
-async fn ask(workload: &Arc<Workload>, arm: Arc<Arm>, request: Request<Incoming>) -> Result<Answer, Unsent> {
-    let mut tally = Tally::new(arm.clone());
+async fn ask(workload: &Arc<Workload>, arm: Arc<Arm>, request: Request<Upload>) -> Result<Answer, Unsent> {
+    let upload = request.body().progress();
+    upload.begin();
+    let mut tally = Tally::new(arm.clone(), upload.clone());
     let cut = arm.cut();
     let sent = tokio::select! {
         biased;
@@ -89,12 +95,17 @@ async fn ask(workload: &Arc<Workload>, arm: Arc<Arm>, request: Request<Incoming>
             workload.dropped.fetch_add(1, Ordering::Relaxed);
             return Ok(tally.refuse(StatusCode::SERVICE_UNAVAILABLE, "the release was switched off and the time to drain is over"));
         }
-        () = tokio::time::sleep(workload.upstream_timeout) => {
-            return Ok(tally.refuse(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time"));
-        }
+        turn = upload.stalled(workload.upstream_timeout) => return Ok(match turn {
+            Turn::Child => tally.refuse(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time"),
+            Turn::Client => tally.refuse(StatusCode::REQUEST_TIMEOUT, "the rest of the request did not come in time"),
+        }),
     };
     match sent {
         Ok((response, connection)) => Ok(tally.pass(response, connection, cut, workload.clone())),
+        Err(SendFault::Lost(_)) if let Some(code) = upload.broken() => {
+            tally.count(code);
+            Ok(tally.refuse(StatusCode::BAD_REQUEST, "the request broke off"))
+        }
         Err(fault) => {
             let (code, why, request) = match fault {
                 SendFault::NotSent(request, Some(why)) => (StatusCode::BAD_GATEWAY, why, Some(request)),
@@ -116,7 +127,7 @@ async fn ask(workload: &Arc<Workload>, arm: Arc<Arm>, request: Request<Incoming>
 }
 
 /// Sends to the next member; if that takes no connection, once more to another.
-async fn send(arm: &Arm, mut request: Request<Incoming>, tally: &mut Tally) -> Result<(Response<Incoming>, Connection), SendFault> {
+async fn send(arm: &Arm, mut request: Request<Upload>, tally: &mut Tally) -> Result<(Response<Incoming>, Connection), SendFault> {
     let mut failed: Option<(Arc<Member>, String)> = None;
     for _ in 0..2 {
         let Some(seat) = arm.seat(failed.as_ref().map(|(member, _)| member)) else { break };
@@ -133,7 +144,7 @@ async fn send(arm: &Arm, mut request: Request<Incoming>, tally: &mut Tally) -> R
 }
 
 /// The request as a child gets it.
-fn outbound(mut request: Request<Incoming>, client: SocketAddr) -> Result<Request<Incoming>, &'static str> {
+fn outbound<B>(mut request: Request<B>, client: SocketAddr) -> Result<Request<B>, &'static str> {
     if request.method() == Method::CONNECT {
         return Err("CONNECT is not supported");
     }
@@ -188,18 +199,16 @@ fn refusal(code: StatusCode, why: &'static str) -> Answer {
 /// Counts one request, exactly once: when it is told the end, or when it is dropped because the client went away.
 struct Tally {
     arm: Arc<Arm>,
+    upload: Arc<Progress>,
     seat: Option<Seat>,
     started: Instant,
     counted: bool,
 }
 
-/// What is counted for a client that went away.
-const CLIENT_CLOSED: u16 = 499;
-
 impl Tally {
-    fn new(arm: Arc<Arm>) -> Self {
+    fn new(arm: Arc<Arm>, upload: Arc<Progress>) -> Self {
         arm.metrics.inflight.fetch_add(1, Ordering::Relaxed);
-        Self { arm, seat: None, started: clock::instant(), counted: false }
+        Self { arm, upload, seat: None, started: clock::instant(), counted: false }
     }
 
     fn count(&mut self, code: u16) {
@@ -279,7 +288,9 @@ impl Body for Passage {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                self.tally.count(StatusCode::BAD_GATEWAY.as_u16());
+                // A connection to a child is given up when the rest of the request does not come.
+                let code = self.tally.upload.broken().unwrap_or(StatusCode::BAD_GATEWAY.as_u16());
+                self.tally.count(code);
                 Poll::Ready(Some(Err(BodyFault(chain(&error)))))
             }
             Poll::Pending => match self.cut.as_mut().poll(context) {

@@ -5,18 +5,29 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Removes all folders in `folder` but the `keep` that were changed last and those named in `in_use`. What cannot be
-/// removed is logged and left. Blocks.
+/// Removes all folders in `folder` but the `keep` that were changed last and those named in `in_use`. Blocks.
 pub(crate) fn keep_newest(folder: &Path, keep: usize, in_use: &BTreeSet<String>) {
+    remove(&surplus(folder, keep, in_use));
+}
+
+/// The folders in `folder` without the `keep` that were changed last, those named in `in_use`, and those whose names begin
+/// with a dot: somebody is at work on them. Blocks.
+pub(crate) fn surplus(folder: &Path, keep: usize, in_use: &BTreeSet<String>) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let stays = |name: &str| name.starts_with('.') || in_use.contains(name);
     let mut old: Vec<(SystemTime, PathBuf)> = entries
-        .filter(|entry| !in_use.contains(entry.file_name().to_string_lossy().as_ref()))
+        .filter(|entry| !stays(entry.file_name().to_string_lossy().as_ref()))
         .filter_map(|entry| Some((entry.metadata().ok().filter(fs::Metadata::is_dir)?.modified().ok()?, entry.path())))
         .collect();
     old.sort();
     let surplus = old.len().saturating_sub(keep);
-    for (_, path) in old.into_iter().take(surplus) {
-        if let Err(error) = fs::remove_dir_all(&path) {
+    old.into_iter().take(surplus).map(|(_, path)| path).collect()
+}
+
+/// Removes `folders`. What cannot be removed is logged and left. Blocks.
+pub(crate) fn remove(folders: &[PathBuf]) {
+    for path in folders {
+        if let Err(error) = fs::remove_dir_all(path) {
             tracing::warn!(path = %path.display(), %error, "cannot remove what is not needed any more");
         }
     }

@@ -1,10 +1,12 @@
 //! One place in an arm: a child that is started, probed, started again with growing waits, and ended.
 
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use rustix::process::Signal;
 use tokio::sync::watch;
 
@@ -64,8 +66,7 @@ struct SlotName {
 
 #[derive(Debug, Default)]
 struct Status {
-    pid: Option<u32>,
-    port: Option<u16>,
+    running: Option<ChildRecord>,
     member: Option<Arc<Member>>,
     failing: Option<String>,
     restarts: u64,
@@ -109,7 +110,7 @@ impl Slot {
         let keeper = Keeper { place, status: status.clone(), log };
         let mut stopped = stop.subscribe();
         tokio::spawn(async move {
-            keeper.keep(&mut stopped, found).await;
+            keeper.keep_on(&mut stopped, found).await;
             done.send_replace(true);
         });
         Self { status, place: name, stop, over }
@@ -138,8 +139,8 @@ impl Slot {
         MemberView {
             release: self.place.release.clone(),
             slot: self.place.number,
-            pid: status.pid,
-            port: status.port,
+            pid: status.running.as_ref().map(|running| running.pid),
+            port: status.running.as_ref().map(|running| running.port),
             ready: member.is_some_and(|member| member.is_ready()),
             restarts: status.restarts,
             inflight: member.map_or(0, |member| member.inflight()),
@@ -173,6 +174,42 @@ enum End {
 }
 
 impl Keeper {
+    /// Keeps the place filled until it is told to stop. A mistake of this program that ends that costs a restart of the child:
+    /// nothing may run that nobody watches.
+    async fn keep_on(&self, stop: &mut watch::Receiver<bool>, mut found: Option<Child>) {
+        let mut falls = 0_u32;
+        while AssertUnwindSafe(self.keep(stop, found.take())).catch_unwind().await.is_err() {
+            self.clear_up().await;
+            falls = falls.saturating_add(1);
+            tokio::select! {
+                () = tokio::time::sleep(backoff::wait(falls)) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    /// Ends what runs here without anybody who watches it, and says so.
+    async fn clear_up(&self) {
+        let arm = &self.place.arm;
+        tracing::error!(workload = %arm.workload, release = %arm.release, slot = self.place.number, "the supervisor of a child broke off");
+        let (running, member) = {
+            let mut status = lock(&self.status);
+            status.failing = Some("its supervisor broke off, and it was killed: the host's log says why".to_owned());
+            (status.running.take(), status.member.take())
+        };
+        if let Some(member) = member {
+            arm.withdraw(&member);
+        }
+        let Some(running) = running else { return };
+        if let Some(mut child) = Child::find(&running, &arm.env.boot) {
+            child.signal(Signal::KILL);
+            child.exited().await;
+        }
+        arm.env.ports.release(running.port);
+        _ = tokio::fs::remove_file(self.note_of(&running)).await;
+        self.count_restart();
+    }
+
     async fn keep(&self, stop: &mut watch::Receiver<bool>, mut found: Option<Child>) {
         let mut first = found.is_none();
         loop {
@@ -188,10 +225,7 @@ impl Keeper {
                     }
                     self.run(child, stop).await
                 }
-                Err(why) => {
-                    lock(&self.status).failing = Some(why.clone());
-                    End::GaveUp(why)
-                }
+                Err(why) => End::GaveUp(log::brief(&why)),
             };
             let runs = match end {
                 End::Stopped => return,
@@ -249,12 +283,9 @@ impl Keeper {
     async fn run(&self, mut child: Child, stop: &mut watch::Receiver<bool>) -> End {
         let env = &self.place.arm.env;
         env.ports.hold(child.port);
-        let file = env.data.join("children").join(format!("{}-{}.json", child.pid, child.started));
-        self.note(&child, file.clone()).await;
-        {
-            let mut status = lock(&self.status);
-            (status.pid, status.port) = (Some(child.pid), Some(child.port));
-        }
+        let running = self.running(&child);
+        lock(&self.status).running = Some(running.clone());
+        self.note(running.clone()).await;
         let port = child.port;
         let end = tokio::select! {
             how = child.exited() => End::Exited(how),
@@ -281,10 +312,10 @@ impl Keeper {
         child.signal(Signal::KILL);
         {
             let mut status = lock(&self.status);
-            (status.pid, status.port, status.member) = (None, None, None);
+            (status.running, status.member) = (None, None);
         }
         env.ports.release(child.port);
-        _ = tokio::fs::remove_file(file).await;
+        _ = tokio::fs::remove_file(self.note_of(&running)).await;
         end
     }
 
@@ -303,10 +334,9 @@ impl Keeper {
         }
     }
 
-    /// Remembers the child for the next host.
-    async fn note(&self, child: &Child, file: PathBuf) {
+    fn running(&self, child: &Child) -> ChildRecord {
         let arm = &self.place.arm;
-        let note = ChildRecord {
+        ChildRecord {
             pid: child.pid,
             started: child.started,
             boot: arm.env.boot.clone(),
@@ -314,10 +344,19 @@ impl Keeper {
             release: arm.release.id.clone(),
             slot: self.place.number,
             port: child.port,
-        };
-        let saved = tokio::task::spawn_blocking(move || record::save(&file, &note)).await;
+        }
+    }
+
+    fn note_of(&self, running: &ChildRecord) -> PathBuf {
+        self.place.arm.env.data.join("children").join(format!("{}-{}.json", running.pid, running.started))
+    }
+
+    /// Remembers the child for the next host.
+    async fn note(&self, running: ChildRecord) {
+        let (pid, file) = (running.pid, self.note_of(&running));
+        let saved = tokio::task::spawn_blocking(move || record::save(&file, &running)).await;
         if let Err(error) = saved.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
-            tracing::warn!(pid = child.pid, %error, "cannot remember a child: it would be orphaned if the host died");
+            tracing::warn!(pid, %error, "cannot remember a child: it would be orphaned if the host died");
         }
     }
 
@@ -325,7 +364,7 @@ impl Keeper {
     async fn probe_on(&self, port: u16) -> String {
         let arm = &self.place.arm;
         let born = clock::instant();
-        let mut first_waits = Duration::from_millis(20);
+        let mut first_wait = Duration::from_millis(20);
         let mut ready_since: Option<Instant> = None;
         let mut failed = 0;
         let mut member: Option<Arc<Member>> = None;
@@ -354,8 +393,8 @@ impl Keeper {
                     if clock::instant().duration_since(born) >= health.start_within.into() {
                         return format!("never ready: {why}, for {} after its start", health.start_within);
                     }
-                    wait = first_waits.min(every);
-                    first_waits *= 2;
+                    wait = first_wait.min(every);
+                    first_wait = wait.saturating_mul(2);
                 }
                 (Err(why), Some(member)) => {
                     failed += 1;
@@ -387,7 +426,74 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
     use super::*;
+    use crate::core::release::{Release, Template};
+    use crate::core::spec::{Artifacts, HealthCheck, Process};
+    use crate::core::time::Span;
+    use crate::host::unpack::Limits;
+    use crate::host::{Env, child};
+
+    /// The keeper of a place in `folder`, whose artifact is one program that sleeps.
+    fn keeper(folder: &Path) -> Keeper {
+        let program = folder.join("app");
+        std::fs::write(&program, "#!/bin/sh\nexec sleep 60\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let env = Env {
+            data: folder.to_owned(),
+            path: Some("/usr/bin:/bin".into()),
+            boot: child::boot().unwrap(),
+            grace: Duration::from_millis(100),
+            steady: Duration::from_secs(1),
+            upstream_timeout: Duration::from_secs(1),
+            log_bytes: 1 << 20,
+            limits: Limits::default(),
+            metrics: crate::host::metrics::Metrics::default(),
+            metrics_address: "127.0.0.1:1".parse().unwrap(),
+            ports: child::Ports::default(),
+            unpacked: Arc::new(crate::host::unpacked::Unpacked::new(folder.join("unpacked"))),
+        };
+        let process = Process {
+            listen: "127.0.0.1:0".into(),
+            artifacts: Artifacts::Layout { path: folder.display().to_string() },
+            instances: 1,
+            health: HealthCheck::default(),
+            drain: Span::seconds(1),
+        };
+        let image = format!("shop/checkout@sha256:{}", "a".repeat(64)).parse().unwrap();
+        let release = Release::new(Template::process(image, vec!["app".into()], BTreeMap::new()), None);
+        let settings = watch::Sender::new(Arc::new(process)).subscribe();
+        let arm = Arm::start(&Arc::new(env), "shop/checkout", release, settings, BTreeMap::new());
+        let place = Place { arm, number: 0, root: folder.to_owned() };
+        let log = place.log();
+        Keeper { place, status: Arc::default(), log }
+    }
+
+    #[tokio::test]
+    async fn a_child_whose_keeper_broke_off_is_killed_and_said_to_fail() {
+        let folder = tempfile::tempdir().unwrap();
+        let keeper = keeper(folder.path());
+        let child = keeper.spawn().unwrap();
+        let running = keeper.running(&child);
+        keeper.note(running.clone()).await;
+        let member = Arc::new(Member::new(child.port));
+        keeper.place.arm.admit(member.clone());
+        {
+            let mut status = lock(&keeper.status);
+            (status.running, status.member) = (Some(running.clone()), Some(member));
+        }
+        // What unwinding does to it.
+        drop(child);
+        assert!(Child::find(&running, &running.boot).is_some());
+        keeper.clear_up().await;
+        assert!(Child::find(&running, &running.boot).is_none());
+        assert!(!keeper.place.arm.is_alive() && !keeper.note_of(&running).exists());
+        let status = lock(&keeper.status);
+        assert!(status.running.is_none() && status.failing.as_ref().is_some_and(|why| why.contains("broke off")), "{status:?}");
+    }
 
     #[test]
     fn fast_and_slow_crash_loops_are_seen_and_forgiven() {

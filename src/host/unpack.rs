@@ -20,10 +20,14 @@ use tar::{Archive, Entry, EntryType};
 use super::layout::{ArtifactStore, Descriptor, Verified};
 use crate::core::release::Digest;
 
-/// How the names of folders begin that are being built.
+/// Bytes that may describe one entry of a layer, all its headers together: two names and some attributes, with much room. The reader
+/// of the archive holds them in memory, however many they say they are.
+const HEAD_BYTES: u64 = 64 << 10;
+
+/// How the names of folders begin that are being built or removed.
 const UNFINISHED: &str = ".new-";
 
-/// Counts folders that were begun, to tell their names apart.
+/// Counts such folders, to tell their names apart.
 static BUILDS: AtomicU64 = AtomicU64::new(0);
 
 /// What an artifact may cost.
@@ -106,7 +110,7 @@ pub fn unpack(store: &ArtifactStore, digest: &Digest, root: &Path, limits: &Limi
     let parent = place.parent().unwrap_or(root);
     fs::create_dir_all(parent).map_err(|error| Fault::write(parent, &error))?;
     // Two arms may want the same artifact at once: each builds its own folder, and the first to finish names it.
-    let beside = parent.join(format!("{UNFINISHED}{}-{}", BUILDS.fetch_add(1, Ordering::Relaxed), digest.hex()));
+    let beside = parent.join(unfinished(digest.hex()));
     clear(&beside)?;
     fs::create_dir(&beside).map_err(|error| Fault::write(&beside, &error))?;
     let mut tree = Tree { root: beside.clone(), bytes: 0, entries: 0, limits };
@@ -122,6 +126,11 @@ pub fn unpack(store: &ArtifactStore, digest: &Digest, root: &Path, limits: &Limi
     });
     _ = clear(&beside);
     named.map(|()| place)
+}
+
+/// A name for a folder that is not whole, or not any more, which is or was to be called `name`: never given twice.
+pub(crate) fn unfinished(name: &str) -> String {
+    format!("{UNFINISHED}{}-{name}", BUILDS.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Removes what a host left unfinished below `root` when it died. Blocks; no other host may run there.
@@ -170,17 +179,20 @@ impl Tree<'_> {
 
     /// Unpacks a tar stream of at most `limit` bytes and says how many it had.
     fn entries(&mut self, stream: impl Read, limit: u64) -> Result<u64, Fault> {
-        let over = Cell::new(false);
-        let mut stream = Capped { stream, left: limit, over: &over };
+        let (over, head) = (Cell::new(None), Cell::new(u64::MAX));
+        let mut stream = Capped { stream, left: limit, head: &head, over: &over };
         let mut archive = Archive::new(&mut stream);
-        let damaged = |error: io::Error| {
-            if over.get() {
-                Fault::Limit(format!("more than {limit} bytes unpacked"))
-            } else {
-                Fault::Invalid(format!("not a sound tar archive: {error}"))
-            }
+        let damaged = |error: io::Error| match over.get() {
+            Some(Bound::All) => Fault::Limit(format!("more than {limit} bytes unpacked")),
+            Some(Bound::Head) => Fault::Limit(format!("more than {HEAD_BYTES} bytes of names and attributes of one file")),
+            None => Fault::Invalid(format!("not a sound tar archive: {error}")),
         };
-        for entry in archive.entries().map_err(damaged)? {
+        let mut entries = archive.entries().map_err(damaged)?;
+        loop {
+            head.set(HEAD_BYTES);
+            let next = entries.next();
+            head.set(u64::MAX);
+            let Some(entry) = next else { break };
             let mut entry = entry.map_err(damaged)?;
             self.entries += 1;
             if self.entries > self.limits.entries {
@@ -190,6 +202,8 @@ impl Tree<'_> {
                 EntryFault::Fault(fault) => fault,
                 EntryFault::Stream(error) => damaged(error),
             })?;
+            // What nobody wanted of it belongs to no head.
+            io::copy(&mut entry, &mut io::sink()).map_err(damaged)?;
         }
         // What follows the end of the archive counts, too: it is where a bomb would hide.
         io::copy(&mut stream, &mut io::sink()).map_err(damaged)?;
@@ -370,11 +384,19 @@ fn kind(of: EntryType) -> String {
     }
 }
 
-/// A stream that fails after `left` bytes instead of ending, and then says so in `over`.
+/// A stream that fails after `left` bytes instead of ending, or after `head` bytes, and then says in `over` which it was.
 struct Capped<'a, R> {
     stream: R,
     left: u64,
-    over: &'a Cell<bool>,
+    /// Bytes until the next entry must have begun; set anew for each, and no bound inside of one.
+    head: &'a Cell<u64>,
+    over: &'a Cell<Option<Bound>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Bound {
+    All,
+    Head,
 }
 
 impl<R: Read> Read for Capped<'_, R> {
@@ -383,12 +405,17 @@ impl<R: Read> Read for Capped<'_, R> {
             if self.stream.read(&mut [0])? == 0 {
                 return Ok(0);
             }
-            self.over.set(true);
+            self.over.set(Some(Bound::All));
             return Err(io::Error::other("too large"));
         }
-        let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        if self.head.get() == 0 && !buffer.is_empty() {
+            self.over.set(Some(Bound::Head));
+            return Err(io::Error::other("too large"));
+        }
+        let wanted = buffer.len().min(usize::try_from(self.left.min(self.head.get())).unwrap_or(usize::MAX));
         let count = self.stream.read(&mut buffer[..wanted])?;
         self.left -= count as u64;
+        self.head.set(self.head.get().saturating_sub(count as u64));
         Ok(count)
     }
 }

@@ -214,6 +214,56 @@ fn a_bomb_is_refused_before_it_goes_off() {
     assert!(fault.to_string().contains("more than 2 files"), "{fault}");
 }
 
+/// A stream of zeros that counts what is read of it.
+struct Counted<'a>(&'a Cell<u64>, &'a [u8]);
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = if self.1.is_empty() { io::repeat(0).read(buffer)? } else { self.1.read(buffer)? };
+        self.0.set(self.0.get() + count as u64);
+        Ok(count)
+    }
+}
+
+#[test]
+fn a_name_of_many_megabytes_is_refused_before_it_is_held() {
+    let limits = Limits::default();
+    for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(300 << 20);
+        header.set_cksum();
+        let (folder, read) = (tempfile::tempdir().unwrap(), Cell::new(0));
+        let mut tree = Tree { root: folder.path().to_owned(), bytes: 0, entries: 0, limits: &limits };
+        let fault = tree.entries(Counted(&read, header.as_bytes()), limits.unpacked_bytes).unwrap_err();
+        assert!(matches!(&fault, Fault::Limit(what) if what.contains("names and attributes")), "{kind:?}: {fault}");
+        assert!(read.get() <= HEAD_BYTES, "{kind:?}: {}", read.get());
+    }
+}
+
+#[test]
+fn names_longer_than_a_header_has_room_for_are_unpacked_and_what_is_between_files_is_passed_over() {
+    let bed = Bed::new();
+    let mut builder = Builder::new(Vec::new());
+    let long = format!("{}/app", ["d".repeat(100), "e".repeat(100), "f".repeat(100)].join("/"));
+    // Attributes of the whole archive, and a folder with content, are larger than the heads of what follows them may be.
+    for (kind, name) in [(EntryType::XGlobalHeader, "pax"), (EntryType::Directory, "folder/")] {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_path(name).unwrap();
+        header.set_mode(0o755);
+        header.set_size(HEAD_BYTES * 2);
+        header.set_cksum();
+        builder.append(&header, io::repeat(b'x').take(HEAD_BYTES * 2)).unwrap();
+    }
+    let mut header = Header::new_gnu();
+    header.set_mode(0o755);
+    header.set_size(3);
+    builder.append_data(&mut header, &long, &b"app"[..]).unwrap();
+    let digest = bed.artifact(&[(TAR, builder.into_inner().unwrap())]);
+    assert_eq!(text(&bed.unpack(&digest).unwrap().join(long)), "app");
+}
+
 #[test]
 fn what_is_no_artifact_is_said_so() {
     let bed = Bed::new();

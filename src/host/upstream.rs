@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::metrics::lock;
+use super::upload::Upload;
 use crate::world::clock;
 
 /// Connections kept open per child.
@@ -25,7 +26,7 @@ const IDLE_FOR: Duration = Duration::from_secs(1);
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 
 /// A connection that can carry a request.
-pub(crate) type Connection = SendRequest<Incoming>;
+pub(crate) type Connection = SendRequest<Upload>;
 
 /// A child that was ready once and whose process lives.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ pub(crate) struct Member {
 #[derive(Debug)]
 pub(crate) enum SendFault {
     /// Not a byte of it was sent: it may go elsewhere. With the reason, if there was a member to send it to.
-    NotSent(Box<Request<Incoming>>, Option<String>),
+    NotSent(Box<Request<Upload>>, Option<String>),
     /// It may have been worked on.
     Lost(String),
 }
@@ -87,7 +88,7 @@ impl Member {
 
     /// Sends `request` over a kept connection, or a new one if there is none or it turns out to be closed. The
     /// connection comes back with the answer, to be [kept](Self::keep) when the answer's body has ended.
-    pub(crate) async fn send(&self, mut request: Request<Incoming>) -> Result<(Response<Incoming>, Connection), SendFault> {
+    pub(crate) async fn send(&self, mut request: Request<Upload>) -> Result<(Response<Incoming>, Connection), SendFault> {
         while let Some(mut connection) = self.take_idle() {
             match try_send(&mut connection, request).await {
                 Ok(response) => return Ok((response, connection)),
@@ -124,7 +125,7 @@ impl Member {
     }
 }
 
-async fn try_send(connection: &mut Connection, request: Request<Incoming>) -> Result<Response<Incoming>, SendFault> {
+async fn try_send(connection: &mut Connection, request: Request<Upload>) -> Result<Response<Incoming>, SendFault> {
     connection.try_send_request(request).await.map_err(|mut fault| match fault.take_message() {
         Some(request) => SendFault::NotSent(Box::new(request), Some(fault.into_error().to_string())),
         None => SendFault::Lost(chain(&fault.into_error())),

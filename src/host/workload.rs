@@ -335,8 +335,13 @@ impl Workload {
             }
             in_use
         };
-        let logs = self.env.data.join("logs").join(&self.key);
-        _ = tokio::task::spawn_blocking(move || prune::keep_newest(&logs, KEPT_LOGS, &in_use)).await;
+        let (logs, unpacked) = (self.env.data.join("logs").join(&self.key), self.env.unpacked.clone());
+        drop(arm);
+        let pruned = move || {
+            prune::keep_newest(&logs, KEPT_LOGS, &in_use);
+            unpacked.prune();
+        };
+        _ = tokio::task::spawn_blocking(pruned).await;
     }
 
     fn observed(&self, record: &WorkloadRecord) -> Observed {

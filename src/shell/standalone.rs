@@ -22,7 +22,7 @@ use crate::world::clock::Clock;
 use crate::world::host_client::HostClient;
 use crate::world::notify::{Notifier, Webhook, WebhookError};
 use crate::world::perform::{Place, World};
-use crate::world::registry::{Collector, Credentials, Fault, Patience};
+use crate::world::registry::{self, Collector, Credentials, Fault, Patience};
 use crate::world::source::{Source, SourceError};
 use crate::world::store::{LoadError, Store, Unavailable};
 
@@ -230,6 +230,7 @@ impl Controller {
 /// # Errors
 /// The first part that cannot be opened.
 pub(crate) async fn open_world(setup: &Setup, loaded: &Loaded) -> Result<World, StartError> {
+    registry::sweep(&setup.content).await;
     let store = Store::open(&setup.data_dir.join("store"), &setup.data_dir.join("spool"))?;
     let clock = Clock::start(&store).await?;
     let credentials = match &setup.docker_config {

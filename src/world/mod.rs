@@ -1,5 +1,6 @@
 //! Act: the only I/O. One file per foreign system; each maps it to core values.
 
+mod artifacts;
 pub mod audit;
 pub mod clock;
 pub(crate) mod endpoint;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use super::artifacts::Fetches;
 use super::clock::{self, Clock};
 use super::evidence::{load_evidence, store_evidence};
 use super::flags;
@@ -97,6 +98,7 @@ pub struct World {
     sources: RwLock<BTreeMap<String, (String, Arc<Source>)>>,
     flag_targets: RwLock<BTreeMap<String, FlagTarget>>,
     pub(super) collector: Collector,
+    fetches: Fetches,
     /// Whether the store took a write lately.
     pub(super) store_asked: StoreAsked,
     notifier: Notifier,
@@ -127,6 +129,7 @@ impl World {
             sources: RwLock::default(),
             flag_targets: RwLock::new(flag_targets),
             collector,
+            fetches: Fetches::default(),
             store_asked: StoreAsked::default(),
             notifier,
             revert_commits: Semaphore::new(REVERT_COMMITS),
@@ -384,15 +387,14 @@ impl World {
 
     // ------------------------------------------------------------------------------------------------ artifacts
 
-    /// Copies the artifact from a registry to where the host takes it from. What is there is not asked for again, so that
-    /// going back needs no registry.
+    /// Copies the artifact from a registry to where the host takes it from. An effect does not wait until that is over.
     async fn fetch(&self, subjects: &Subjects, release: &Release) -> Result<(), Outcome> {
         let Place::Host { content, .. } = &self.place else { return Ok(()) };
         if matches!(Self::artifacts(subjects), Artifacts::Layout { .. }) {
             return Ok(());
         }
         for image in release.template.images() {
-            self.collector.pull(&image, Self::artifacts(subjects), content).await.map_err(Outcome::from)?;
+            self.fetches.fetch(&self.collector, &image, Self::artifacts(subjects), content).await?;
         }
         Ok(())
     }

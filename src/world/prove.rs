@@ -1,20 +1,19 @@
 //! Whether a revert would work now: everything that it needs is asked for, and nothing is changed. The one place that puts it together, for
 //! processes and for clusters.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures::join;
 use tokio::sync::Mutex;
 
+use super::artifacts::is_kept;
 use super::clock;
 use super::flags;
 use super::perform::{Place, Subjects, World};
 use super::storage::Storage;
 use crate::core::input::Outcome;
-use crate::core::release::{Image, Release};
+use crate::core::release::Release;
 use crate::core::work::EvidenceFrom;
-use crate::host::unpack;
 
 /// How long the store's answer holds, for all rollouts together: each asking is a write that is synced.
 const STORE_ASKED_FOR: Duration = Duration::from_secs(2);
@@ -58,7 +57,7 @@ impl World {
         let mut lost = Vec::new();
         for image in release.template.images() {
             if let Place::Host { content, .. } = &self.place
-                && is_kept(content, &image)
+                && is_kept(content, &image).await
             {
                 continue;
             }
@@ -100,10 +99,4 @@ impl World {
         }
         asked.as_ref().and_then(|(_, trouble)| trouble.clone()).into_iter().collect()
     }
-}
-
-/// Whether the host could start it from what is on its disk: unpacked, or copied from a registry, of which the manifest comes last.
-fn is_kept(content: &Path, image: &Image) -> bool {
-    let host = content.parent().unwrap_or(content);
-    unpack::folder(&host.join("unpacked"), &image.digest).is_dir() || content.join("blobs/sha256").join(image.digest.hex()).is_file()
 }

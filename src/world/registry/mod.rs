@@ -18,7 +18,7 @@ use oci_distribution::manifest::{OciDescriptor, OciImageIndex, OciImageManifest}
 
 pub use self::fault::Fault;
 use self::layout::Layout;
-pub use self::pull::Pulled;
+pub use self::pull::{Pulled, sweep};
 use self::remote::Remote;
 pub use self::remote::{Credentials, Login};
 use super::evidence::{Attachment, Evidence, Via};
@@ -46,7 +46,8 @@ pub struct Patience {
     pub read: Duration,
     /// For all evidence of one image.
     pub collect: Duration,
-    /// For all bytes of one artifact.
+    /// For all bytes of one artifact. Less than what a rollout waits for an effect (ten minutes), so that a registry which is too slow
+    /// is what people are told of.
     pub pull: Duration,
 }
 
@@ -56,7 +57,7 @@ impl Default for Patience {
             connect: Duration::from_secs(3),
             read: Duration::from_secs(10),
             collect: Duration::from_secs(30),
-            pull: Duration::from_mins(10),
+            pull: Duration::from_mins(9),
         }
     }
 }
@@ -116,6 +117,12 @@ impl Collector {
         }
         let source = self.open(image, artifacts, self.patience.pull).await?;
         pull::pull(&source, image, content).await
+    }
+
+    /// Whether all of the artifact is in `content`, by the sizes of its files: what [`pull`](Self::pull) would not ask for, as far as
+    /// can be told without reading every byte.
+    pub async fn keeps(image: &Image, content: &Path) -> bool {
+        pull::keeps(image, content).await
     }
 
     async fn open(&self, image: &Image, artifacts: &Artifacts, within: Duration) -> Result<Source, Fault> {
