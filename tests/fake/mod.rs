@@ -249,7 +249,7 @@ async fn live(handle: Handle, machine: Machine, observed: Observed, mut inbox: m
         show.send_replace(shown(order.machine()));
         tokio::select! {
             message = inbox.recv() => match message {
-                Some(message) => order.push(message.input, message.answer),
+                Some(message) => order.push(*message.input, message.answer),
                 None => return,
             },
             () = tokio::time::sleep(Duration::from_millis(20)) => order.wake(),
