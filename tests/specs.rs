@@ -277,7 +277,7 @@ mod random {
     use proptest::prelude::*;
 
     fn shipped() -> GuardedRollout {
-        load(&[root().join("rollouts")]).rollouts["shop/checkout"].1.clone()
+        load(&[root().join("rollouts")]).rollouts["shop/checkout"].1.as_ref().clone()
     }
 
     prop_compose! {
@@ -322,9 +322,9 @@ mod random {
             });
             let yaml = serde_saphyr::to_string(&document).unwrap();
             let loaded = load_text("printed.yaml", &yaml, root());
-            prop_assert_eq!(loaded.rollouts.get("shop/checkout").map(|(_, read)| read), Some(&rollout), "{}", yaml);
+            prop_assert_eq!(loaded.rollouts.get("shop/checkout").map(|(_, read)| &**read), Some(&rollout), "{}", yaml);
             let loaded = load_text("printed.json", &document.to_string(), root());
-            prop_assert_eq!(loaded.rollouts.get("shop/checkout").map(|(_, read)| read), Some(&rollout), "as JSON");
+            prop_assert_eq!(loaded.rollouts.get("shop/checkout").map(|(_, read)| &**read), Some(&rollout), "as JSON");
         }
 
         #[test]

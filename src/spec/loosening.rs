@@ -116,7 +116,7 @@ mod tests {
 
     use super::*;
 
-    fn guard(change: impl Fn(&mut Value)) -> (Metadata, GuardedRollout) {
+    fn guard(change: impl Fn(&mut Value)) -> (Metadata, Arc<GuardedRollout>) {
         let mut document = json!({
             "metadata": {"name": "checkout", "labels": {"tier": "critical"}},
             "spec": {
