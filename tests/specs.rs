@@ -3,12 +3,13 @@
 #[path = "golden/mod.rs"]
 mod golden;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use backstop::spec::{CheckReport, Severity, check, load, load_text};
+use backstop::spec::{CheckReport, Loaded, Severity, check, load, load_text};
 use golden::{golden, root};
 
 fn findings(report: &CheckReport) -> String {
@@ -84,6 +85,27 @@ fn every_broken_file_gives_its_golden_errors() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// Such documents are refused since, and a store may have kept them.
+#[test]
+fn kept_spans_beyond_all_bounds_overflow_nothing() {
+    let ever = "18446744073709551615s";
+    let spec = serde_json::json!({
+        "workload": {"process": {"listen": "127.0.0.1:0", "artifacts": {"registry": {}}}}, "arms": {"by": "route"}, "source": "fleet",
+        "objectives": [{"name": "availability", "good": "99%", "ratio": {"bad": "requests{code=\"500\"}", "total": "requests"}}],
+        "alsoBreachOn": [{"all": [{"objective": "availability", "bad": ">5%", "over": ever}], "for": ever}],
+        "strategy": {"canary": {"candidate": {"warmUp": ever}, "steps": [{"weight": "5%", "bake": ever}]}},
+        "watch": {"for": ever}, "recovery": {"deadline": ever}, "retreat": {"for": ever}, "attestation": {"policy": "release"},
+    });
+    let metadata = serde_json::from_value(serde_json::json!({"name": "checkout", "namespace": "shop"})).unwrap();
+    let rollouts = [("shop/checkout".to_owned(), (metadata, std::sync::Arc::new(serde_json::from_value(spec).unwrap())))];
+    for interval in ["1s", ever] {
+        let source = serde_json::json!({"prometheus": {"url": "http://127.0.0.1:9090", "scrapeInterval": interval}});
+        let sources = [("fleet".to_owned(), serde_json::from_value(source).unwrap())];
+        let loaded = Loaded::kept(rollouts.clone().into(), BTreeMap::new(), sources.into(), BTreeMap::new());
+        assert_eq!(CheckReport::of(&loaded).insights.len(), 1);
+    }
 }
 
 /// A folder for files that are generated.
