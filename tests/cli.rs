@@ -264,6 +264,39 @@ async fn json_is_all_there_is_on_standard_output() {
     }
 }
 
+/// The real controller of one guard, whose documents are in the file `documents.yaml`; it has no host.
+async fn controller(dir: &Path) -> tokio::process::Child {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/broken/bad-duration.yaml")).unwrap();
+    let specs = dir.join("documents.yaml");
+    std::fs::write(&specs, text.replace("2 minutos", "2m")).unwrap();
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_backstop"));
+    command.arg("run").arg("--specs").arg(&specs).arg("--data-dir").arg(dir).stdin(std::process::Stdio::null()).kill_on_drop(true);
+    let child = command.spawn().unwrap();
+    while texts(&backstop(dir, &["status"]).await).1.lines().filter(|line| line.contains("shop/checkout")).count() != 1 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    child
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controller_that_is_reading_documents_hears_that_it_is_to_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let specs = folder.path().join("documents.yaml");
+    let mut child = controller(folder.path()).await;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+    // Whoever reads a pipe waits for whoever writes, and the other way round.
+    let text = std::fs::read(&specs).unwrap();
+    std::fs::remove_file(&specs).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&specs).status().unwrap().success());
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    let opened = tokio::task::spawn_blocking(move || std::fs::File::options().write(true).open(specs)).await.unwrap().unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    std::io::Write::write_all(&mut { opened }, &text).unwrap();
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(10), child.wait()).await.expect("it ends");
+    assert!(ended.unwrap().success());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_opens_the_loopback_address() {
     let fake = Fake::start(resting(), serving(), "human").await;
