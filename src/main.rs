@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use backstop::cli::{self, Cli};
+use backstop::error::caught;
 use clap::Parser as _;
 
 /// What is decided is small, short-lived values: with this a life is simulated in four fifths of the time.
@@ -16,7 +17,7 @@ fn main() -> ExitCode {
     cli.global.kubernetes |=
         std::env::args_os().next().is_some_and(|name| Path::new(&name).file_stem().is_some_and(|name| name == "kubectl-backstop"));
     let json = cli.global.json;
-    match cli::run(cli) {
+    match caught(|| cli::run(cli)) {
         Ok(exit) => exit.into(),
         Err(error) => {
             cli::complain(&error, json);
