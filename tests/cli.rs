@@ -279,6 +279,23 @@ async fn controller(dir: &Path) -> tokio::process::Child {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guard_that_was_never_deployed_is_there_without_the_controller() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    controller(dir).await.kill().await.unwrap();
+    let (code, out, err) = texts(&backstop(dir, &["status"]).await);
+    assert_eq!((code, out.contains("shop/checkout"), err.contains("the controller does not answer")), (0, true, true), "{out}{err}");
+    let (code, out, err) = texts(&backstop(dir, &["ready"]).await);
+    assert_eq!((code, out.contains("shop/checkout")), (1, true), "{out}{err}");
+    let (_, out, err) = texts(&backstop(dir, &["revert", "checkout", "--dry-run"]).await);
+    assert!(!err.contains("there is no rollout") && out.contains("shop/checkout"), "{out}{err}");
+    let (code, out, err) = texts(&backstop(dir, &["freeze", "--namespace", "shop", "--json"]).await);
+    assert_eq!((code, out.contains("\"rollouts\": 1") || out.contains("\"rollouts\":1")), (0, true), "{out}{err}");
+    let (code, out, err) = texts(&backstop(dir, &["freeze", "checkout"]).await);
+    assert_eq!((code, out.contains("shop/checkout")), (0, true), "{out}{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_controller_that_is_reading_documents_hears_that_it_is_to_end() {
     let folder = tempfile::tempdir().unwrap();
     let specs = folder.path().join("documents.yaml");
