@@ -12,7 +12,10 @@ use clap::Parser as _;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let mut cli = Cli::parse();
+    let mut cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return cli::misread(&error, std::env::args_os().any(|argument| argument == "--json")).into(),
+    };
     // As `kubectl backstop`, it is about kubectl's cluster.
     cli.global.kubernetes |=
         std::env::args_os().next().is_some_and(|name| Path::new(&name).file_stem().is_some_and(|name| name == "kubectl-backstop"));

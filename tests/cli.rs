@@ -264,6 +264,34 @@ async fn json_is_all_there_is_on_standard_output() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_line_that_makes_no_sense_is_told_as_json_too() {
+    let nowhere = tempfile::tempdir().unwrap();
+    let dir = nowhere.path();
+    for (args, says) in [
+        (&["frobnicate", "--json"][..], "unrecognized subcommand 'frobnicate'"),
+        (&["--json", "freeze"], "required arguments were not provided: <SERVICE|--namespace <NAMESPACE>|--all>"),
+        (&["status", "--json", "--wacth"], "unexpected argument '--wacth' found"),
+        (&["changes", "--since", "500000000000y", "--json"], "longer than 100 years"),
+        (&["revert", "--timeout", "18446744073709551615s", "--json"], "longer than 100 years"),
+        (&["disarm", "checkout", "--for", "18446744073709551615s 1000ms", "--json"], "number is too large"),
+    ] {
+        let (code, out, err) = texts(&backstop(dir, args).await);
+        let value: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{args:?}: {error}: {out}"));
+        let error = &value["error"];
+        assert_eq!((code, &error["exit"], &error["code"]), (2, &2.into(), &serde_json::Value::Null), "{args:?}: {err}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(says) && !message.starts_with("error:"), "{args:?}: {message}");
+        assert!(err.starts_with("error: ") && error["hints"].as_array().is_some_and(|hints| !hints.is_empty()), "{args:?}: {out}");
+    }
+    let (code, out, _) = texts(&backstop(dir, &["status", "--wacth"]).await);
+    assert_eq!((code, out.as_str()), (2, ""));
+    for asked in ["--help", "--version"] {
+        let (code, out, err) = texts(&backstop(dir, &[asked, "--json"]).await);
+        assert_eq!((code, out.starts_with('{'), out.contains("backstop"), err.as_str()), (0, false, true, ""), "{asked}");
+    }
+}
+
 /// The real controller of one guard, whose documents are in the file `documents.yaml`; it has no host.
 async fn controller(dir: &Path) -> tokio::process::Child {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/broken/bad-duration.yaml")).unwrap();
