@@ -87,6 +87,34 @@ fn every_broken_file_gives_its_golden_errors() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
+/// What is named like a specification is read, or said: a policy behind a broken link is not lost without a word.
+#[test]
+fn what_cannot_be_read_in_a_folder_is_an_error() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    fs::copy(root().join("tests/golden/broken/too-short.yaml"), at("read.yaml")).unwrap();
+    fs::create_dir(at("folder.yaml")).unwrap();
+    fs::write(at(".hidden.yaml"), "kind: [").unwrap();
+    std::os::unix::fs::symlink("read.yaml", at("link.yml")).unwrap();
+    let unreadable = || {
+        let report = check(&[folder.path()]);
+        let findings = report.findings.iter().filter(|finding| finding.code == "SP001");
+        findings.map(|finding| (finding.severity, finding.message.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(unreadable(), []);
+    std::os::unix::fs::symlink("nowhere.yaml", at("dangling.yaml")).unwrap();
+    std::os::unix::fs::symlink("loop.yml", at("loop.yml")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(at("pipe.yaml")).status().unwrap().success());
+    let found = unreadable();
+    assert!(found.iter().all(|(severity, _)| *severity == Severity::Error));
+    for (name, why) in [("dangling.yaml", "No such file"), ("loop.yml", "symbolic link"), ("pipe.yaml", "neither a file")] {
+        assert!(found.iter().any(|(_, message)| message.contains(name) && message.contains(why)), "{name}: {found:?}");
+    }
+    fs::remove_file(at("read.yaml")).unwrap();
+    fs::remove_file(at("link.yml")).unwrap();
+    assert_eq!(unreadable().len(), 3, "and nothing is said to be missing");
+}
+
 /// Such documents are refused since, and a store may have kept them.
 #[test]
 fn kept_spans_beyond_all_bounds_overflow_nothing() {
