@@ -1,7 +1,9 @@
 //! Errors at the edge: what a person reads, and the code the program ends with.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
+use std::panic;
 
 use serde_json::{Value, json};
 
@@ -164,6 +166,24 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+thread_local! {
+    /// The newest panic of this thread: where, and what it said.
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Runs what the program is for. A panic in it is an error like any other; those of tasks and other threads are only told.
+///
+/// # Errors
+/// Those of `run`; [`Exit::Internal`] if it panicked.
+pub fn caught<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    let tell = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        PANIC.set(info.to_string().replacen('\n', " ", 1));
+        tell(info);
+    }));
+    panic::catch_unwind(panic::AssertUnwindSafe(run)).unwrap_or_else(|_| Err(Error::internal(PANIC.take())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +193,15 @@ mod tests {
         let io = io::Error::new(io::ErrorKind::NotFound, "no such file");
         let error = Error::unreachable("cannot read `a.yaml`").because(&io).hint("create it");
         assert_eq!(error.to_string(), "error: cannot read `a.yaml`\ncause: no such file\nhint: create it");
+    }
+
+    #[test]
+    fn a_panic_ends_with_70_and_says_where() {
+        let error = caught(|| -> Result<(), Error> { panic!("the sum of {} overflows", 2) }).unwrap_err();
+        assert_eq!(error.exit.code(), 70);
+        assert!(error.message.starts_with("panicked at src/error.rs:"), "{error}");
+        assert!(error.message.ends_with(": the sum of 2 overflows") && error.to_string().contains("please report it"), "{error}");
+        assert_eq!(caught(|| Ok(7)), Ok(7));
     }
 
     #[test]

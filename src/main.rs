@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use backstop::cli::{self, Cli};
+use backstop::error::caught;
 use clap::Parser as _;
 
 /// What is decided is small, short-lived values: with this a life is simulated in four fifths of the time.
@@ -11,12 +12,15 @@ use clap::Parser as _;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let mut cli = Cli::parse();
+    let mut cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return cli::misread(&error, std::env::args_os().any(|argument| argument == "--json")).into(),
+    };
     // As `kubectl backstop`, it is about kubectl's cluster.
     cli.global.kubernetes |=
         std::env::args_os().next().is_some_and(|name| Path::new(&name).file_stem().is_some_and(|name| name == "kubectl-backstop"));
     let json = cli.global.json;
-    match cli::run(cli) {
+    match caught(|| cli::run(cli)) {
         Ok(exit) => exit.into(),
         Err(error) => {
             cli::complain(&error, json);

@@ -265,6 +265,84 @@ async fn json_is_all_there_is_on_standard_output() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_line_that_makes_no_sense_is_told_as_json_too() {
+    let nowhere = tempfile::tempdir().unwrap();
+    let dir = nowhere.path();
+    for (args, says) in [
+        (&["frobnicate", "--json"][..], "unrecognized subcommand 'frobnicate'"),
+        (&["--json", "freeze"], "required arguments were not provided: <SERVICE|--namespace <NAMESPACE>|--all>"),
+        (&["status", "--json", "--wacth"], "unexpected argument '--wacth' found"),
+        (&["changes", "--since", "500000000000y", "--json"], "longer than 100 years"),
+        (&["revert", "--timeout", "18446744073709551615s", "--json"], "longer than 100 years"),
+        (&["disarm", "checkout", "--for", "18446744073709551615s 1000ms", "--json"], "number is too large"),
+    ] {
+        let (code, out, err) = texts(&backstop(dir, args).await);
+        let value: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{args:?}: {error}: {out}"));
+        let error = &value["error"];
+        assert_eq!((code, &error["exit"], &error["code"]), (2, &2.into(), &serde_json::Value::Null), "{args:?}: {err}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(says) && !message.starts_with("error:"), "{args:?}: {message}");
+        assert!(err.starts_with("error: ") && error["hints"].as_array().is_some_and(|hints| !hints.is_empty()), "{args:?}: {out}");
+    }
+    let (code, out, _) = texts(&backstop(dir, &["status", "--wacth"]).await);
+    assert_eq!((code, out.as_str()), (2, ""));
+    for asked in ["--help", "--version"] {
+        let (code, out, err) = texts(&backstop(dir, &[asked, "--json"]).await);
+        assert_eq!((code, out.starts_with('{'), out.contains("backstop"), err.as_str()), (0, false, true, ""), "{asked}");
+    }
+}
+
+/// The real controller of one guard, whose documents are in the file `documents.yaml`; it has no host.
+async fn controller(dir: &Path) -> tokio::process::Child {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/broken/bad-duration.yaml")).unwrap();
+    let specs = dir.join("documents.yaml");
+    std::fs::write(&specs, text.replace("2 minutos", "2m")).unwrap();
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_backstop"));
+    command.arg("run").arg("--specs").arg(&specs).arg("--data-dir").arg(dir).stdin(std::process::Stdio::null()).kill_on_drop(true);
+    let child = command.spawn().unwrap();
+    while texts(&backstop(dir, &["status"]).await).1.lines().filter(|line| line.contains("shop/checkout")).count() != 1 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    child
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guard_that_was_never_deployed_is_there_without_the_controller() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    controller(dir).await.kill().await.unwrap();
+    let (code, out, err) = texts(&backstop(dir, &["status"]).await);
+    assert_eq!((code, out.contains("shop/checkout"), err.contains("the controller does not answer")), (0, true, true), "{out}{err}");
+    let (code, out, err) = texts(&backstop(dir, &["ready"]).await);
+    assert_eq!((code, out.contains("shop/checkout")), (1, true), "{out}{err}");
+    let (_, out, err) = texts(&backstop(dir, &["revert", "checkout", "--dry-run"]).await);
+    assert!(!err.contains("there is no rollout") && out.contains("shop/checkout"), "{out}{err}");
+    let (code, out, err) = texts(&backstop(dir, &["freeze", "--namespace", "shop", "--json"]).await);
+    assert_eq!((code, out.contains("\"rollouts\": 1") || out.contains("\"rollouts\":1")), (0, true), "{out}{err}");
+    let (code, out, err) = texts(&backstop(dir, &["freeze", "checkout"]).await);
+    assert_eq!((code, out.contains("shop/checkout")), (0, true), "{out}{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controller_that_is_reading_documents_hears_that_it_is_to_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let specs = folder.path().join("documents.yaml");
+    let mut child = controller(folder.path()).await;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+    // Whoever reads a pipe waits for whoever writes, and the other way round.
+    let text = std::fs::read(&specs).unwrap();
+    std::fs::remove_file(&specs).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&specs).status().unwrap().success());
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    let opened = tokio::task::spawn_blocking(move || std::fs::File::options().write(true).open(specs)).await.unwrap().unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    std::io::Write::write_all(&mut { opened }, &text).unwrap();
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(10), child.wait()).await.expect("it ends");
+    assert!(ended.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_opens_the_loopback_address() {
     let fake = Fake::start(resting(), serving(), "human").await;
     let (dir, nowhere) = (fake.dir.path(), tempfile::tempdir().unwrap());

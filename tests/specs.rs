@@ -3,12 +3,13 @@
 #[path = "golden/mod.rs"]
 mod golden;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use backstop::spec::{CheckReport, Severity, check, load, load_text};
+use backstop::spec::{CheckReport, Loaded, Severity, check, load, load_text};
 use golden::{golden, root};
 
 fn findings(report: &CheckReport) -> String {
@@ -84,6 +85,55 @@ fn every_broken_file_gives_its_golden_errors() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// What is named like a specification is read, or said: a policy behind a broken link is not lost without a word.
+#[test]
+fn what_cannot_be_read_in_a_folder_is_an_error() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    fs::copy(root().join("tests/golden/broken/too-short.yaml"), at("read.yaml")).unwrap();
+    fs::create_dir(at("folder.yaml")).unwrap();
+    fs::write(at(".hidden.yaml"), "kind: [").unwrap();
+    std::os::unix::fs::symlink("read.yaml", at("link.yml")).unwrap();
+    let unreadable = || {
+        let report = check(&[folder.path()]);
+        let findings = report.findings.iter().filter(|finding| finding.code == "SP001");
+        findings.map(|finding| (finding.severity, finding.message.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(unreadable(), []);
+    std::os::unix::fs::symlink("nowhere.yaml", at("dangling.yaml")).unwrap();
+    std::os::unix::fs::symlink("loop.yml", at("loop.yml")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(at("pipe.yaml")).status().unwrap().success());
+    let found = unreadable();
+    assert!(found.iter().all(|(severity, _)| *severity == Severity::Error));
+    for (name, why) in [("dangling.yaml", "No such file"), ("loop.yml", "symbolic link"), ("pipe.yaml", "neither a file")] {
+        assert!(found.iter().any(|(_, message)| message.contains(name) && message.contains(why)), "{name}: {found:?}");
+    }
+    fs::remove_file(at("read.yaml")).unwrap();
+    fs::remove_file(at("link.yml")).unwrap();
+    assert_eq!(unreadable().len(), 3, "and nothing is said to be missing");
+}
+
+/// Such documents are refused since, and a store may have kept them.
+#[test]
+fn kept_spans_beyond_all_bounds_overflow_nothing() {
+    let ever = "18446744073709551615s";
+    let spec = serde_json::json!({
+        "workload": {"process": {"listen": "127.0.0.1:0", "artifacts": {"registry": {}}}}, "arms": {"by": "route"}, "source": "fleet",
+        "objectives": [{"name": "availability", "good": "99%", "ratio": {"bad": "requests{code=\"500\"}", "total": "requests"}}],
+        "alsoBreachOn": [{"all": [{"objective": "availability", "bad": ">5%", "over": ever}], "for": ever}],
+        "strategy": {"canary": {"candidate": {"warmUp": ever}, "steps": [{"weight": "5%", "bake": ever}]}},
+        "watch": {"for": ever}, "recovery": {"deadline": ever}, "retreat": {"for": ever}, "attestation": {"policy": "release"},
+    });
+    let metadata = serde_json::from_value(serde_json::json!({"name": "checkout", "namespace": "shop"})).unwrap();
+    let rollouts = [("shop/checkout".to_owned(), (metadata, std::sync::Arc::new(serde_json::from_value(spec).unwrap())))];
+    for interval in ["1s", ever] {
+        let source = serde_json::json!({"prometheus": {"url": "http://127.0.0.1:9090", "scrapeInterval": interval}});
+        let sources = [("fleet".to_owned(), serde_json::from_value(source).unwrap())];
+        let loaded = Loaded::kept(rollouts.clone().into(), BTreeMap::new(), sources.into(), BTreeMap::new());
+        assert_eq!(CheckReport::of(&loaded).insights.len(), 1);
+    }
 }
 
 /// A folder for files that are generated.
@@ -277,7 +327,7 @@ mod random {
     use proptest::prelude::*;
 
     fn shipped() -> GuardedRollout {
-        load(&[root().join("rollouts")]).rollouts["shop/checkout"].1.clone()
+        load(&[root().join("rollouts")]).rollouts["shop/checkout"].1.as_ref().clone()
     }
 
     prop_compose! {
@@ -322,9 +372,9 @@ mod random {
             });
             let yaml = serde_saphyr::to_string(&document).unwrap();
             let loaded = load_text("printed.yaml", &yaml, root());
-            prop_assert_eq!(loaded.rollouts.get("shop/checkout").map(|(_, read)| read), Some(&rollout), "{}", yaml);
+            prop_assert_eq!(loaded.rollouts.get("shop/checkout").map(|(_, read)| &**read), Some(&rollout), "{}", yaml);
             let loaded = load_text("printed.json", &document.to_string(), root());
-            prop_assert_eq!(loaded.rollouts.get("shop/checkout").map(|(_, read)| read), Some(&rollout), "as JSON");
+            prop_assert_eq!(loaded.rollouts.get("shop/checkout").map(|(_, read)| &**read), Some(&rollout), "as JSON");
         }
 
         #[test]

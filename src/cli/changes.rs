@@ -53,7 +53,7 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Error> {
                 "request": change.record.request, "result": change.record.result})
         })
         .collect();
-    context.show(&json!({"onset": onset, "changes": value}), || text(&found, onset))?;
+    context.show(&json!({"onset": onset, "changes": value}), || text(&found, onset, args.since))?;
     Ok(Exit::Done)
 }
 
@@ -106,9 +106,10 @@ fn what(record: &Record) -> Option<String> {
     }
 }
 
-fn text(found: &[Change<'_>], onset: jiff::Timestamp) -> String {
+fn text(found: &[Change<'_>], onset: jiff::Timestamp, since: Span) -> String {
     if found.is_empty() {
-        return format!("nothing changed before {}", time(onset));
+        let begin = onset.checked_sub(since.0).unwrap_or(jiff::Timestamp::MIN);
+        return format!("nothing changed since {}, which is {since} before the onset {}", time(begin), time(onset));
     }
     let rows: Vec<Vec<String>> = found
         .iter()
@@ -170,8 +171,19 @@ mod tests {
         let found = changes(records.iter(), onset, Duration::from_mins(100));
         let order: Vec<&str> = found.iter().map(|change| change.what.as_str()).collect();
         assert_eq!(order, ["adopt", "promote", "freeze"]);
-        let text = text(&found, onset);
+        let text = text(&found, onset, Span::minutes(100));
         assert!(text.contains("16m 40s before  shop/checkout  adopt"), "{text}");
         assert!(text.contains("1s after"), "{text}");
+    }
+
+    #[test]
+    fn where_nothing_is_found_it_is_said_how_far_was_looked_back() {
+        let onset = jiff::Timestamp::from_second(4_070_908_800).unwrap();
+        let text = |since| text(&changes([record(100, said(Verb::Pause))].iter(), onset, Span(since).0), onset, Span(since));
+        assert_eq!(
+            text(Duration::from_hours(24)),
+            "nothing changed since 2098-12-31T00:00:00Z, which is 1day before the onset 2099-01-01T00:00:00Z"
+        );
+        assert!(text(Duration::MAX).contains("pause"));
     }
 }

@@ -25,7 +25,7 @@ use crate::core::work::Lane;
 use crate::error::{Error, Exit};
 use crate::shell::cluster::{self, direct as remote};
 use crate::shell::standalone::{Setup, StartError};
-use crate::shell::{direct, scopes};
+use crate::shell::{direct, documents, scopes};
 use crate::spec;
 use crate::world::audit::{self, Filter};
 use crate::world::clock::{self, Clock};
@@ -203,8 +203,8 @@ pub(super) async fn freeze(context: &Context, freeze: &Freeze, cause: &str) -> R
     if let Err(error) = store.drain().await {
         tracing::warn!(%error, "the record waits in the outbox");
     }
-    let keys = store.workloads().await.map_err(unavailable)?;
-    Ok(Frozen { request: id, rollouts: keys.iter().filter(|key| !scopes::is_scope(key) && freeze.scope.contains(key)).count() })
+    let guarded = documents::kept(&store).await.map_err(|error| without_controller(&error, cause))?.rollouts;
+    Ok(Frozen { request: id, rollouts: guarded.keys().filter(|key| freeze.scope.contains(key)).count() })
 }
 
 // ---------------------------------------------------------------------------------------------------- cluster

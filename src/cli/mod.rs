@@ -224,6 +224,27 @@ async fn act(verb: Verb, context: &Context) -> Result<Exit, Error> {
     }
 }
 
+/// Says what is wrong with the command line, as [`complain`] does. Help and version, if that is what was asked for, are texts.
+pub fn misread(error: &clap::Error, json: bool) -> Exit {
+    // If nobody can be told, the exit code still tells.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return Exit::Done;
+    }
+    if json {
+        let _ = writeln!(std::io::stdout(), "{}", usage(&error.render().to_string()).to_json());
+    }
+    Exit::Usage
+}
+
+/// What the parser says in paragraphs: the first is what is wrong, the others are what to do about it.
+fn usage(text: &str) -> Error {
+    let mut paragraphs = text.trim().split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+    let message = paragraphs.next().unwrap_or_default();
+    let error = Error::usage(message.strip_prefix("error: ").unwrap_or(&message));
+    paragraphs.fold(error, |error, paragraph| error.hint(paragraph.strip_prefix("tip: ").unwrap_or(&paragraph)))
+}
+
 /// Says what went wrong: on standard error for people, and on standard output for programs that asked for JSON.
 pub fn complain(error: &Error, json: bool) {
     if error.quiet {

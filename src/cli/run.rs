@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -159,9 +159,11 @@ async fn serve(config: Config) -> Result<Exit, Error> {
     }
     tracing::info!(socket = %socket.display(), rollouts = controller.documents().rollouts.len(), "the controller runs");
     let mut hangup = signal(SignalKind::hangup()).map_err(|error| cannot(&error))?;
+    // Listened to all the time: what comes while documents are read counts too.
+    let mut told = pin!(told_to_end());
     loop {
         tokio::select! {
-            () = told_to_end() => break,
+            () = &mut told => break,
             _ = hangup.recv() => match controller.reload(&setup).await {
                 Ok(()) => {
                     match (&alerts, subscriptions(&controller.documents())) {

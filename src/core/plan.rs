@@ -74,7 +74,7 @@ impl Plan {
                 ..base
             },
             Strategy::BlueGreen(blue_green) => {
-                let deadline = blue_green.deadline.unwrap_or_else(|| Span((blue_green.bake.0 * 10).max(Span::minutes(10).0)));
+                let deadline = blue_green.deadline();
                 Self {
                     stages: vec![
                         Stage { weight: Percent::ZERO, bake: Span::default(), deadline, gate: Gate::Health },
@@ -91,8 +91,39 @@ impl Plan {
         }
     }
 
+    /// How long is watched at most: three times the watch, at least 30 minutes more.
+    pub fn longest_watch(&self) -> Span {
+        self.watch.times(3).max(self.watch.plus(Span::minutes(30)))
+    }
+
     /// Bakes and watch together: the time over which the unknown onset of a failure is spread.
     pub fn watched(&self) -> Span {
-        Span(self.stages.iter().map(|stage| stage.bake.0).sum::<std::time::Duration>() + self.watch.0)
+        self.stages.iter().fold(self.watch, |watched, stage| watched.plus(stage.bake))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Refused since, but there may be rollouts under way that were admitted with it.
+    #[test]
+    fn spans_beyond_all_bounds_overflow_nothing() {
+        let ever = "18446744073709551615s";
+        for strategy in [
+            json!({"canary": {"steps": [{"weight": "5%", "bake": ever}, {"weight": "50%", "bake": ever}]}}),
+            json!({"blueGreen": {"bake": ever}}),
+        ] {
+            let spec = json!({
+                "workload": {"process": {"listen": "127.0.0.1:0", "artifacts": {"registry": {}}}}, "arms": {"by": "route"},
+                "objectives": [], "strategy": strategy, "watch": {"for": ever}, "attestation": {"policy": "release"},
+            });
+            let plan = Plan::compile(&serde_json::from_value(spec).unwrap());
+            let most = Span::seconds(u64::MAX);
+            assert!(plan.stages.iter().all(|stage| stage.deadline >= most) && plan.watched() >= most && plan.longest_watch() >= most);
+            let kept = serde_json::to_string(&plan).unwrap();
+            assert_eq!(serde_json::from_str::<Plan>(&kept).unwrap(), plan);
+        }
     }
 }

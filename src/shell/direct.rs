@@ -2,6 +2,7 @@
 //!
 //! The store's compare-and-swap makes that safe beside a controller that comes back meanwhile.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::documents;
@@ -12,6 +13,7 @@ use crate::core::actor::Request;
 use crate::core::input::{Commanded, Input, Observed, Outcome, Verb};
 use crate::core::machine::Answer;
 use crate::core::preview::{RevertPlan, View};
+use crate::core::spec::{GuardedRollout, Metadata};
 use crate::core::state::{PhaseKind, State};
 use crate::spec::Loaded;
 use crate::world::host_client::HostClient;
@@ -26,27 +28,34 @@ pub(super) const GLANCE: Duration = Duration::from_secs(2);
 /// The store cannot be read.
 pub async fn standings(setup: &Setup) -> Result<Vec<(View, RevertPlan)>, StartError> {
     let store = Store::open(&setup.data_dir.join("store"), &setup.data_dir.join("spool"))?;
-    let loaded = documents::kept(&store).await?;
+    let loaded = Arc::new(documents::kept(&store).await?);
     let host = HostClient::new(&setup.host_socket, GLANCE);
     let mut standings = Vec::new();
-    for key in store.workloads().await? {
-        standings.push(standing(&store, &loaded, &host, &key).await?);
+    // By their documents: of one that is guarded and was never deployed nothing is committed.
+    for (key, (metadata, spec)) in &loaded.rollouts {
+        standings.push(standing(&store, &loaded, &host, key, metadata, spec).await?);
     }
-    Ok(standings.into_iter().flatten().collect())
+    Ok(standings)
 }
 
-async fn standing(store: &Store, loaded: &Loaded, host: &HostClient, key: &str) -> Result<Option<(View, RevertPlan)>, StartError> {
-    let Some((metadata, spec)) = loaded.rollouts.get(key) else { return Ok(None) };
+async fn standing(
+    store: &Store,
+    loaded: &Arc<Loaded>,
+    host: &HostClient,
+    key: &str,
+    metadata: &Metadata,
+    spec: &Arc<GuardedRollout>,
+) -> Result<(View, RevertPlan), StartError> {
     let state = store.load(key).await?.unwrap_or_else(State::new);
     let (namespace, name) = key.split_once('/').unwrap_or(("default", key));
     let observed = match host.view(namespace, name).await {
         Ok(Some(view)) => view.observed,
         Ok(None) | Err(_) => Observed::default(),
     };
-    let policies = Policies::new(std::sync::Arc::new(loaded.clone()), metadata.clone(), spec);
+    let policies = Policies::new(Arc::clone(loaded), metadata.clone(), spec);
     let guard = guard(loaded, store.uid(key), key, &policies, spec);
     let plan = RevertPlan::of(key, &guard.uid, &guard.spec, &state, &observed);
-    Ok(Some((View::of_state(key, &state, &observed), plan)))
+    Ok((View::of_state(key, &state, &observed), plan))
 }
 
 /// Gives a command to one rollout's machine, tells each change of its view, and stays until `done`.
@@ -147,6 +156,20 @@ pub async fn traffic_to_stable(setup: &Setup, key: &str) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_guard_of_which_nothing_is_committed_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let setup = crate::shell::standalone::tests::setup(dir.path(), &["checkout"]);
+        let store = Store::open(&setup.data_dir.join("store"), &setup.data_dir.join("spool")).unwrap();
+        documents::keep(&store, &crate::spec::load(&setup.specs)).await.unwrap();
+        assert_eq!(store.workloads().await.unwrap(), Vec::<String>::new());
+        let standings = standings(&setup).await.unwrap();
+        assert_eq!(
+            standings.iter().map(|(view, _)| (view.key.as_str(), view.phase)).collect::<Vec<_>>(),
+            [("shop/checkout", PhaseKind::Idle)]
+        );
+    }
 
     #[test]
     fn a_revert_that_is_stuck_is_not_waited_for() {

@@ -92,6 +92,9 @@ pub enum StartError {
     Registry(#[from] Fault),
 }
 
+/// A rollout that is restored and does not run yet, with its key and document.
+type Restored<'a> = (&'a String, &'a Arc<GuardedRollout>, Box<Rollout>);
+
 /// A running controller.
 pub struct Controller {
     shared: Arc<Shared>,
@@ -136,7 +139,7 @@ impl Controller {
         // None goes on before it is known of all what they were in: a wave of breaches outlives a controller.
         let mut restored = Vec::new();
         for (key, (metadata, spec)) in loaded.rollouts.iter().filter(|(key, _)| takes_part(key)) {
-            restored.push((key, spec, controller.restore(key, metadata, spec).await?));
+            restored.push((key, spec, controller.restore(&loaded, key, metadata, spec).await?));
         }
         for (key, spec, rollout) in restored {
             controller.begin(key, spec, rollout, stopped.clone());
@@ -145,9 +148,15 @@ impl Controller {
         Ok(controller)
     }
 
-    async fn restore(&self, key: &str, metadata: &Metadata, spec: &Arc<GuardedRollout>) -> Result<Box<Rollout>, StartError> {
-        let policies = Policies::new(Arc::clone(&self.loaded), metadata.clone(), spec);
-        let guard = guard(&self.loaded, self.shared.world.store().uid(key), key, &policies, spec);
+    async fn restore(
+        &self,
+        loaded: &Arc<Loaded>,
+        key: &str,
+        metadata: &Metadata,
+        spec: &Arc<GuardedRollout>,
+    ) -> Result<Box<Rollout>, StartError> {
+        let policies = Policies::new(Arc::clone(loaded), metadata.clone(), spec);
+        let guard = guard(loaded, self.shared.world.store().uid(key), key, &policies, spec);
         process_of(key, spec)?;
         Ok(Rollout::restore(Arc::clone(&self.shared), guard, policies).await?)
     }
@@ -176,25 +185,42 @@ impl Controller {
         }
         let changed = loaded.sources.iter().filter(|(name, spec)| self.loaded.sources.get(*name) != Some(*spec));
         let sources = changed.map(|(name, spec)| Ok((name.clone(), Source::open(name, spec)?))).collect::<Result<Vec<_>, SourceError>>()?;
+        let loaded = Arc::new(loaded);
+        let restored = self.take_in(&loaded).await?;
         let world = &self.shared.world;
-        documents::keep(world.store().local(), &loaded).await?;
         for (name, source) in sources {
             world.connect(&name, source);
         }
         world.replace_flag_targets(loaded.flags.clone());
-        let known = std::mem::replace(&mut self.loaded, Arc::new(loaded));
-        *self.shared.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&self.loaded);
-        let loaded = Arc::clone(&self.loaded);
-        for (key, (metadata, spec)) in loaded.rollouts.iter().filter(|(key, _)| !known.rollouts.contains_key(*key)) {
-            // It came back: its task never ended.
-            if self.shared.handle.line(key).is_none() {
-                let rollout = self.restore(key, metadata, spec).await?;
-                self.begin(key, spec, rollout, self.stop.subscribe());
-                tracing::info!(rollout = key, "guarded from now on");
-            }
+        self.loaded = Arc::clone(&loaded);
+        *self.shared.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&loaded);
+        for (key, spec, rollout) in restored {
+            self.begin(key, spec, rollout, self.stop.subscribe());
+            tracing::info!(rollout = key, "guarded from now on");
         }
         self.shared.changed.notify_waiters();
         Ok(())
+    }
+
+    /// Restores the rollouts that are new in these documents, and keeps the documents.
+    async fn take_in<'a>(&self, loaded: &'a Arc<Loaded>) -> Result<Vec<Restored<'a>>, StartError> {
+        let mut restored: Vec<Restored<'a>> = Vec::new();
+        let taken = async {
+            // One that has a line came back: its task never ended.
+            for (key, (metadata, spec)) in loaded.rollouts.iter().filter(|(key, _)| self.shared.handle.line(key).is_none()) {
+                restored.push((key, spec, self.restore(loaded, key, metadata, spec).await?));
+            }
+            Ok(documents::keep(self.shared.world.store().local(), loaded).await?)
+        };
+        if let Err(error) = taken.await {
+            // Nobody answers on these lines: they are as new the next time.
+            for (key, ..) in &restored {
+                self.shared.handle.disconnect(key);
+                self.shared.neighbours.forget(key);
+            }
+            return Err(error);
+        }
+        Ok(restored)
     }
 
     /// What the API holds.
@@ -365,5 +391,54 @@ async fn watch_surroundings(shared: Arc<Shared>, mut stop: watch::Receiver<bool>
             () = tokio::time::sleep(SURROUNDINGS) => shared.changed.notify_waiters(),
             _ = stop.changed() => return,
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// A machine without a host, and documents of guards with these names.
+    pub(in crate::shell) fn setup(dir: &Path, names: &[&str]) -> Setup {
+        let text = include_str!("../../tests/golden/broken/bad-duration.yaml").replace("2 minutos", "2m");
+        let (guard, policy) = text.split_once("---\n").unwrap();
+        let guards = names.iter().enumerate().map(|(port, name)| {
+            let guard = guard.replace("name: checkout", &format!("name: {name}"));
+            guard.replace("127.0.0.1:8080", &format!("127.0.0.1:{}", 8080 + port))
+        });
+        let specs = dir.join("documents.yaml");
+        std::fs::write(&specs, guards.chain([policy.to_owned()]).collect::<Vec<_>>().join("---\n")).unwrap();
+        Setup {
+            data_dir: dir.to_owned(),
+            specs: vec![specs],
+            host_socket: dir.join("host.sock"),
+            content: dir.join("content"),
+            docker_config: None,
+            webhook: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn documents_that_cannot_be_taken_in_change_nothing_and_are_taken_in_once_they_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut controller = Controller::start(&setup(dir.path(), &["checkout"])).await.unwrap();
+        let store = controller.shared.world.store().local().clone();
+        let database = rusqlite::Connection::open(dir.path().join("store/backstop.db")).unwrap();
+        database.execute("INSERT INTO workload VALUES('shop/search', 1, 1, x'00')", []).unwrap();
+        let setup = setup(dir.path(), &["checkout", "cart", "search"]);
+        let refused = controller.reload(&setup).await;
+        assert!(matches!(refused, Err(StartError::State(_))), "{refused:?}");
+        assert_eq!(controller.handle().keys(), ["shop/checkout"]);
+        for loaded in [&*controller.shared.documents(), controller.loaded(), &documents::kept(&store).await.unwrap()] {
+            assert_eq!(loaded.rollouts.keys().collect::<Vec<_>>(), ["shop/checkout"]);
+        }
+
+        database.execute("DELETE FROM workload WHERE key = 'shop/search'", []).unwrap();
+        controller.reload(&setup).await.unwrap();
+        assert_eq!(controller.handle().keys(), ["shop/cart", "shop/checkout", "shop/search"]);
+        assert_eq!(controller.handle().health().1, Vec::<String>::new(), "each has a task");
+        assert_eq!(documents::kept(&store).await.unwrap().rollouts.len(), 3);
+        controller.stop().await;
     }
 }

@@ -203,7 +203,7 @@ fn guard(key: &str, rollout: &GuardedRollout, interval: Span, objectives: &[(&Ob
     Insight {
         guard: key.to_owned(),
         scrape_interval: interval,
-        soonest_detection: Span(interval.0 * lint::SCRAPES_TO_ALARM),
+        soonest_detection: interval.times(lint::SCRAPES_TO_ALARM),
         objectives: needs,
         stages,
         levers: levers.into_iter().flatten().collect(),

@@ -174,7 +174,7 @@ pub fn load<P: AsRef<Path>>(paths: &[P]) -> Loaded {
     let mut loaded = Loaded::default();
     let mut seen = BTreeSet::new();
     for path in paths {
-        match files(path.as_ref()) {
+        match files(path.as_ref(), &mut loaded.findings) {
             // A file that is named twice, or beside its folder, is read once.
             Ok(files) => files.iter().filter(|file| seen.insert(identity(file))).for_each(|file| read(&mut loaded, file)),
             Err(finding) => loaded.findings.push(*finding),
@@ -205,22 +205,30 @@ fn unreadable(path: &Path, error: &io::Error) -> Box<Finding> {
     Box::new(Finding::error(code::UNREADABLE, format!("cannot read {}: {error}", path.display())))
 }
 
-/// The files that a path stands for.
-fn files(path: &Path) -> Result<Vec<PathBuf>, Box<Finding>> {
+/// The files that a path stands for. What is named like one in a folder and cannot be read as one goes to `findings`: a policy is
+/// not lost with the file that its link led to.
+fn files(path: &Path, findings: &mut Vec<Finding>) -> Result<Vec<PathBuf>, Box<Finding>> {
     let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
     if !metadata.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
-    let mut files = Vec::new();
+    let (mut files, before) = (Vec::new(), findings.len());
     for entry in fs::read_dir(path).map_err(|error| unreadable(path, &error))? {
         let file = entry.map_err(|error| unreadable(path, &error))?.path();
         let is_yaml = file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
         let is_hidden = file.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if is_yaml && !is_hidden && file.is_file() {
-            files.push(file);
+        if !is_yaml || is_hidden {
+            continue;
+        }
+        match fs::metadata(&file) {
+            Ok(metadata) if metadata.is_file() => files.push(file),
+            Ok(metadata) if metadata.is_dir() => {}
+            // To open a pipe would be to wait for whoever writes to it.
+            Ok(_) => findings.push(*unreadable(&file, &io::Error::other("it is neither a file nor a folder"))),
+            Err(error) => findings.push(*unreadable(&file, &error)),
         }
     }
-    if files.is_empty() {
+    if files.is_empty() && findings.len() == before {
         let finding = Finding::error(code::UNREADABLE, format!("there is no specification in {}", path.display()));
         return Err(Box::new(finding.expected("files named `*.yaml` or `*.yml`")));
     }

@@ -7,7 +7,7 @@ use backstop::core::work::{EffectId, Notice};
 use backstop::core::{reason::Reason, release::Digest};
 use backstop::world::audit::{self, Filter};
 use backstop::world::clock::Clock;
-use backstop::world::store::{CommitError, Recovered, Spooled, Store};
+use backstop::world::store::{ChangedDocument, CommitError, Recovered, Spooled, Store};
 
 use super::common::{commit, commit_up_to, ledger, now, open, release, request};
 
@@ -201,13 +201,15 @@ async fn notifications_come_until_they_are_sent_and_never_twice_for_one_effect()
 async fn documents_and_evidence_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    store.put_document("GuardPolicy", "floor", r#"{"a":1}"#).await.unwrap();
-    store.put_document("GuardPolicy", "floor", r#"{"a":2}"#).await.unwrap();
-    assert_eq!(store.document("GuardPolicy", "floor").await.unwrap().as_deref(), Some(r#"{"a":2}"#));
-    assert_eq!(store.documents("GuardPolicy").await.unwrap().len(), 1);
-    assert_eq!(store.documents("GuardedRollout").await.unwrap().len(), 0);
-    assert!(store.delete_document("GuardPolicy", "floor").await.unwrap());
-    assert!(!store.delete_document("GuardPolicy", "floor").await.unwrap());
+    let change = |kind, name: &str, json: Option<&str>| ChangedDocument { kind, name: name.into(), json: json.map(str::to_owned) };
+    let put = [r#"{"a":1}"#, r#"{"a":2}"#].map(|json| change("GuardPolicy", "floor", Some(json)));
+    store.change_documents(put.into()).await.unwrap();
+    assert_eq!(store.documents("GuardPolicy").await.unwrap(), [("floor".to_owned(), r#"{"a":2}"#.to_owned())]);
+    assert_eq!(store.documents("GuardedRollout").await.unwrap(), []);
+    for _ in 0..2 {
+        store.change_documents(vec![change("GuardPolicy", "floor", None)]).await.unwrap();
+        assert_eq!(store.documents("GuardPolicy").await.unwrap(), []);
+    }
 
     let image = Digest::of(b"image");
     let bundle = store.put_evidence(b"bundle".to_vec()).await.unwrap();

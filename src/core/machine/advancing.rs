@@ -343,7 +343,7 @@ impl Machine {
             return self.breach(reason);
         }
         let late = self.now.mono >= retreated.decided.after(self.spec().retreat.for_);
-        let in_time = self.now.mono.since(since) <= self.guard.interval.0 * (RETREAT_SCRAPES + 2);
+        let in_time = self.now.mono.since(since) <= self.guard.interval.times(RETREAT_SCRAPES + 2).0;
         match (retreated.test, self.stable_is_bad(&retreated.objective)) {
             (RetreatTest::Gone, Some(false)) if in_time => self.retry(advancing, retreated),
             (RetreatTest::Retry, Some(true)) if in_time => self.breach(Reason::SharedHarm { objective: retreated.objective.clone() }),

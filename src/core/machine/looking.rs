@@ -51,7 +51,7 @@ impl Machine {
             since: judge.since(),
         };
         // Twice the interval, so that a slow answer is still an answer, and at most 20 s so that a hanging one is not waited for.
-        let patience = (interval.0 * 2).clamp(Duration::from_secs(2), Duration::from_secs(20));
+        let patience = interval.times(2).0.clamp(Duration::from_secs(2), Duration::from_secs(20));
         self.look.count = self.look.count.wrapping_add(1);
         let id = EffectId { revision: self.state.revision, ordinal: u32::MAX - 1 - (self.look.count % 1_000_000) };
         let deadline = self.now.mono.after(patience);

@@ -391,7 +391,7 @@ impl Machine {
             return;
         }
         let now = self.now.mono;
-        let least = now.after(AWAKE_FOR.max(self.guard.interval.0 * 6));
+        let least = now.after(AWAKE_FOR.max(self.guard.interval.times(6).0));
         if let Phase::Reverting(revert) | Phase::Recovering(revert) = &mut self.state.phase {
             revert.until = revert.until.max(least);
         }

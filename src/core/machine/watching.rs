@@ -1,20 +1,17 @@
 //! Watching: all traffic is on the candidate, which is still judged; only a pass makes it known good.
 
-use std::time::Duration;
-
 use super::Machine;
 use crate::core::ledger::Standing;
 use crate::core::reason::{Reason, Verdict};
 use crate::core::record::Decision;
 use crate::core::release::{Release, ReleaseId};
 use crate::core::state::Phase;
-use crate::core::time::Mono;
+use crate::core::time::{Mono, Span};
 use crate::core::work::Lane;
 
 impl Machine {
     pub(super) fn watch_deadline(&self, since: Mono) -> Mono {
-        let watch = self.trial().map(|trial| trial.plan.watch.0).unwrap_or_default();
-        since.after((watch * 3).max(watch + Duration::from_mins(30)))
+        since.after(self.trial().map_or(Span::minutes(30), |trial| trial.plan.longest_watch()))
     }
 
     pub(super) fn watching(&mut self) -> bool {

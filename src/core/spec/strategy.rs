@@ -96,8 +96,13 @@ pub struct Step {
 impl Step {
     /// The deadline, from the beginning of the step.
     pub fn deadline(&self) -> Span {
-        self.deadline.unwrap_or_else(|| Span((self.bake.0 * 10).max(Span::minutes(10).0)))
+        self.deadline.unwrap_or_else(|| usual_deadline(self.bake))
     }
+}
+
+/// The deadline of a bake for which none was written.
+fn usual_deadline(bake: Span) -> Span {
+    bake.times(10).max(Span::minutes(10))
 }
 
 /// What happens when a step's deadline passes without a verdict.
@@ -148,6 +153,13 @@ pub struct BlueGreen {
     /// What happens when a newer release is deployed meanwhile.
     #[serde(default)]
     pub on_newer: OnNewer,
+}
+
+impl BlueGreen {
+    /// The deadline, from the beginning of the switch.
+    pub fn deadline(&self) -> Span {
+        self.deadline.unwrap_or_else(|| usual_deadline(self.bake))
+    }
 }
 
 /// Nothing is driven.

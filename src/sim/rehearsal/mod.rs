@@ -248,7 +248,8 @@ impl Rehearsal {
         let plan = Plan::compile(&self.guard.spec);
         let deadlines: u64 = plan.stages.iter().map(|stage| stage.deadline.0.as_secs()).max().unwrap_or_default();
         let (planned, watch) = (plan.watched().0.as_secs(), plan.watch.0.as_secs());
-        (2 * planned).max(planned + 3 * watch.max(600)).max(deadlines + 600).min(LONGEST)
+        let watched = planned.saturating_add(watch.max(600).saturating_mul(3));
+        planned.saturating_mul(2).max(watched).max(deadlines.saturating_add(600)).min(LONGEST)
     }
 
     fn limit(&self) -> f64 {

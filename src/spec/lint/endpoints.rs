@@ -99,7 +99,7 @@ fn check_interval(sheet: &mut Sheet<'_>, pointer: &str, interval: Span) {
     if interval.millis() < 100 || interval > Span::minutes(5) {
         sheet.push(pointer, Finding::error(code::LIMIT, "not an interval that a rollout can be judged by").expected("100ms to 5m"));
     } else if interval > Span::minutes(1) {
-        let message = format!("a breach is seen after 3 scrapes at the soonest: {}", Span(interval.0 * 3));
+        let message = format!("a breach is seen after 3 scrapes at the soonest: {}", interval.times(3));
         sheet.push(pointer, Finding::warning(code::TOO_SHORT, message).fix("scrape what is rolled out every 15s or faster"));
     }
 }

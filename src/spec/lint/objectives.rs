@@ -228,11 +228,12 @@ fn check_condition(sheet: &mut Sheet<'_>, pointer: &str, condition: &Condition, 
 fn window(sheet: &mut Sheet<'_>, pointer: &str, over: Span, interval: Span) {
     let (over, interval) = (over.millis(), interval.millis().max(1));
     let told = |millis: u64| Span(std::time::Duration::from_millis(millis));
-    if over < 2 * interval {
+    let least = interval.saturating_mul(2);
+    if over < least {
         let message = format!("the window is shorter than two scrapes, which come every {}", told(interval));
-        sheet.push(pointer, Finding::error(code::WINDOW, message).expected(format!("at least {}", told(2 * interval))));
+        sheet.push(pointer, Finding::error(code::WINDOW, message).expected(format!("at least {}", told(least))));
     } else if over % interval != 0 {
-        let (below, above) = (over / interval * interval, over.div_ceil(interval) * interval);
+        let (below, above) = (over / interval * interval, over.div_ceil(interval).saturating_mul(interval));
         let finding = Finding::warning(code::WINDOW, format!("not a multiple of the scrape interval, {}", told(interval)));
         sheet.push(pointer, finding.fix(format!("write `{}` or `{}`", told(below), told(above))));
     }

@@ -74,14 +74,14 @@ fn check_stages(sheet: &mut Sheet<'_>, guard: &Guard<'_>) {
             _ => "/spec/strategy/blueGreen".to_owned(),
         };
         latest = latest.max(stage.deadline);
-        let needed = Span(guard.interval.0 * SCRAPES_TO_ALARM);
+        let needed = guard.interval.times(SCRAPES_TO_ALARM);
         if stage.bake < needed {
             let message =
                 format!("the bake is over before a breach can be seen: that takes {SCRAPES_TO_ALARM} scrapes, {} apart", guard.interval);
             sheet.push(&format!("{base}/bake"), Finding::error(code::TOO_SHORT, message).expected(format!("at least {needed}")));
         }
         let warm_up = if index == 0 { plan.warm_up } else { Span::default() };
-        if stage.deadline.0 <= stage.bake.0.saturating_add(warm_up.0) {
+        if stage.deadline <= stage.bake.plus(warm_up) {
             let what = if warm_up.0.is_zero() { "the bake".to_owned() } else { format!("warm-up ({warm_up}) and bake ({})", stage.bake) };
             let finding = Finding::error(code::DEADLINE, format!("the deadline comes before {what} can end")).expected("a later deadline");
             sheet.push(&format!("{base}/deadline"), finding);
@@ -101,7 +101,7 @@ fn check_stages(sheet: &mut Sheet<'_>, guard: &Guard<'_>) {
 /// Watching, recovering, retreating, adopting.
 fn check_after(sheet: &mut Sheet<'_>, guard: &Guard<'_>) {
     let rollout = guard.rollout;
-    let scrapes = |count: u32| Span(guard.interval.0 * count);
+    let scrapes = |count: u32| guard.interval.times(count);
     if rollout.watch.for_ < scrapes(SCRAPES_TO_ALARM) {
         let finding = Finding::error(code::TOO_SHORT, "watching ends before anything can be seen, so nothing ever becomes known good");
         sheet.push(

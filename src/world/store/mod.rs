@@ -25,8 +25,8 @@ pub(crate) use self::commit::ledger_message;
 use self::commit::{Prepared, Swapped};
 pub use self::evidence::{EvidenceError, MAX_EVIDENCE};
 pub use self::log::Drained;
-pub use self::outbox::Pending;
 pub(crate) use self::outbox::TESTIFIED;
+pub use self::outbox::{ChangedDocument, Pending};
 pub use self::read::{Listed, LoadError};
 pub use self::spool::{Spooled, Waiting};
 

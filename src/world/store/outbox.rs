@@ -27,6 +27,17 @@ pub struct Pending {
     pub failure: Option<String>,
 }
 
+/// A document as it is kept from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedDocument {
+    /// What documents it is among.
+    pub kind: &'static str,
+    /// Its name among them.
+    pub name: String,
+    /// JSON text; none if it is kept no more.
+    pub json: Option<String>,
+}
+
 impl Store {
     /// Takes audit entries of a commit whose state is kept elsewhere, for the next [`drain`](Self::drain). `revision` is that of the
     /// newest; entries up to the newest revision of this `life` of the workload's guard that was taken so far are known, and left out.
@@ -116,27 +127,20 @@ impl Store {
             .await
     }
 
-    /// Puts a document (JSON text) in place of the one of this kind and name.
-    pub async fn put_document(&self, kind: &str, name: &str, json: &str) -> Result<(), Unavailable> {
-        let (kind, name, json) = (kind.to_owned(), name.to_owned(), json.as_bytes().to_vec());
+    /// Changes kept documents, all or none.
+    pub async fn change_documents(&self, changes: Vec<ChangedDocument>) -> Result<(), Unavailable> {
         self.0
             .writer
             .write(Turn::First, move |connection| {
                 let mut put = connection.prepare_cached("INSERT OR REPLACE INTO document(kind, name, json) VALUES(?1, ?2, ?3)")?;
-                put.execute(params![kind, name, json])?;
+                let mut delete = connection.prepare_cached("DELETE FROM document WHERE kind = ?1 AND name = ?2")?;
+                for ChangedDocument { kind, name, json } in changes {
+                    match json {
+                        Some(json) => put.execute(params![kind, name, json.into_bytes()])?,
+                        None => delete.execute(params![kind, name])?,
+                    };
+                }
                 Ok(())
-            })
-            .await
-    }
-
-    /// Takes a document away. Says whether there was one.
-    pub async fn delete_document(&self, kind: &str, name: &str) -> Result<bool, Unavailable> {
-        let (kind, name) = (kind.to_owned(), name.to_owned());
-        self.0
-            .writer
-            .write(Turn::First, move |connection| {
-                let gone = connection.execute("DELETE FROM document WHERE kind = ?1 AND name = ?2", params![kind, name])?;
-                Ok(gone > 0)
             })
             .await
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _};
 
 use super::{BUSY, EvidenceError, Store, Unavailable, commit, evidence, lock, schema};
 use crate::core::ledger::LedgerRecord;
@@ -139,17 +139,7 @@ impl Store {
         found.map(|listed| listed.record.map_err(untrusted)).transpose()
     }
 
-    /// A document as it was put there: JSON text.
-    pub async fn document(&self, kind: &str, name: &str) -> Result<Option<String>, Unavailable> {
-        let (kind, name) = (kind.to_owned(), name.to_owned());
-        self.read(move |connection| {
-            let mut query = connection.prepare_cached("SELECT CAST(json AS TEXT) FROM document WHERE kind = ?1 AND name = ?2")?;
-            query.query_row(params![kind, name], |row| row.get(0)).optional()
-        })
-        .await
-    }
-
-    /// Every document of a kind: name and JSON text, by name.
+    /// Every document of a kind: name and JSON text as it was put there, by name.
     pub async fn documents(&self, kind: &str) -> Result<Vec<(String, String)>, Unavailable> {
         let kind = kind.to_owned();
         self.read(move |connection| {
