@@ -50,8 +50,8 @@ pub enum SendError {
     /// Its queue is full.
     #[error("{0} has too many requests waiting; try again")]
     Busy(String),
-    /// It is going away.
-    #[error("{0} is shutting down")]
+    /// Its task is ending, begins again, or cannot read its state.
+    #[error("{0} is not looked after now; try again")]
     Gone(String),
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::again;
 use super::documents;
 use super::handle::Handle;
 use super::rollout::{Policies, Rollout, Shared};
@@ -136,27 +137,28 @@ impl Controller {
         // None goes on before it is known of all what they were in: a wave of breaches outlives a controller.
         let mut restored = Vec::new();
         for (key, (metadata, spec)) in loaded.rollouts.iter().filter(|(key, _)| takes_part(key)) {
-            restored.push((key, spec, controller.restore(key, metadata, spec).await?));
+            restored.push((key, (metadata, spec), controller.restore(key, metadata, spec).await?));
         }
-        for (key, spec, rollout) in restored {
-            controller.begin(key, spec, rollout, stopped.clone());
+        for (key, (metadata, spec), rollout) in restored {
+            controller.begin(key, metadata, spec, rollout);
         }
         controller.tasks.spawn(watch_surroundings(Arc::clone(&controller.shared), stopped));
         Ok(controller)
     }
 
     async fn restore(&self, key: &str, metadata: &Metadata, spec: &Arc<GuardedRollout>) -> Result<Box<Rollout>, StartError> {
-        let policies = Policies::new(Arc::clone(&self.loaded), metadata.clone(), spec);
-        let guard = guard(&self.loaded, self.shared.world.store().uid(key), key, &policies, spec);
         process_of(key, spec)?;
-        Ok(Rollout::restore(Arc::clone(&self.shared), guard, policies).await?)
+        Ok(restore(&self.shared, &self.loaded, key, metadata, spec).await?)
     }
 
-    fn begin(&mut self, key: &str, spec: &Arc<GuardedRollout>, rollout: Box<Rollout>, stopped: watch::Receiver<bool>) {
-        let (ordinary_in, ordinary) = mpsc::channel(ORDINARY_MAX);
-        self.tasks.spawn(observe(Arc::clone(&self.shared), key.to_owned(), Arc::clone(spec), ordinary_in, stopped.clone()));
-        self.tasks.spawn(super::queries::ask(Arc::clone(&self.shared), key.to_owned(), stopped.clone()));
-        self.tasks.spawn(rollout.run(ordinary, stopped));
+    /// Guards a rollout from what is restored until this controller stops.
+    fn begin(&mut self, key: &str, metadata: &Metadata, spec: &Arc<GuardedRollout>, rollout: Box<Rollout>) {
+        let (shared, key, stop) = (Arc::clone(&self.shared), key.to_owned(), self.stop.subscribe());
+        let (document, mut restored) = ((metadata.clone(), Arc::clone(spec)), Some(rollout));
+        self.tasks.spawn(async move {
+            let begin = || guard_once(Arc::clone(&shared), key.clone(), document.clone(), restored.take(), stop.clone());
+            again::until_done(&key, stop.clone(), begin).await;
+        });
     }
 
     /// Reads the specifications again: changed documents hold, rollouts that are new are guarded from here on. One whose document
@@ -189,7 +191,7 @@ impl Controller {
             // It came back: its task never ended.
             if self.shared.handle.line(key).is_none() {
                 let rollout = self.restore(key, metadata, spec).await?;
-                self.begin(key, spec, rollout, self.stop.subscribe());
+                self.begin(key, metadata, spec, rollout);
                 tracing::info!(rollout = key, "guarded from now on");
             }
         }
@@ -248,6 +250,45 @@ pub(crate) async fn open_world(setup: &Setup, loaded: &Loaded) -> Result<World, 
         world.connect(name, Source::open(name, spec)?);
     }
     Ok(world)
+}
+
+async fn restore(
+    shared: &Arc<Shared>,
+    loaded: &Arc<Loaded>,
+    key: &str,
+    metadata: &Metadata,
+    spec: &Arc<GuardedRollout>,
+) -> Result<Box<Rollout>, LoadError> {
+    let policies = Policies::new(Arc::clone(loaded), metadata.clone(), spec);
+    let guard = guard(loaded, shared.world.store().uid(key), key, &policies, spec);
+    Rollout::restore(Arc::clone(shared), guard, policies).await
+}
+
+/// Guards a rollout until `stop`, from what is restored already or else from what was committed; `document` is for one whose document is
+/// gone meanwhile.
+///
+/// # Errors
+/// Its state cannot be read.
+async fn guard_once(
+    shared: Arc<Shared>,
+    key: String,
+    document: (Metadata, Arc<GuardedRollout>),
+    restored: Option<Box<Rollout>>,
+    stop: watch::Receiver<bool>,
+) -> Result<(), LoadError> {
+    let loaded = shared.documents();
+    let (metadata, spec) = loaded.rollouts.get(&key).unwrap_or(&document);
+    let rollout = match restored {
+        Some(rollout) => rollout,
+        None => Box::pin(restore(&shared, &loaded, &key, metadata, spec)).await?,
+    };
+    let (ordinary_in, ordinary) = mpsc::channel(ORDINARY_MAX);
+    let mut eyes = JoinSet::new();
+    eyes.spawn(observe(Arc::clone(&shared), key.clone(), Arc::clone(spec), ordinary_in, stop.clone()));
+    eyes.spawn(super::queries::ask(Arc::clone(&shared), key, stop.clone()));
+    drop((loaded, document));
+    again::together(Box::pin(rollout.run(ordinary, stop)), eyes).await;
+    Ok(())
 }
 
 /// The process that is guarded.
