@@ -12,11 +12,10 @@ use tokio::task::JoinSet;
 use super::{Context, direct};
 use crate::api::alerts::receiver::Receiver;
 use crate::api::alerts::subscription::Subscription;
-use crate::api::alerts::{self, Alerts, Delivery};
+use crate::api::alerts::{self, Alerts};
 use crate::api::auth::Principals;
 use crate::api::{self, Api, Listener, ScopeFreeze};
 use crate::config::{ClusterConfig, Config, LogFormat, host_name};
-use crate::core::input::Input;
 use crate::error::{Error, Exit};
 use crate::shell::cluster;
 use crate::shell::handle::Handle;
@@ -293,19 +292,8 @@ fn alerts(config: &Config, controller: &Running) -> Result<Option<Arc<Alerts>>, 
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unusable(error.to_string())),
     };
-    let (queue, mut deliveries) = mpsc::channel::<Vec<Delivery>>(256);
-    let alerts = Arc::new(Alerts::new(receivers, queue).map_err(|error| unusable(error.to_string()))?);
+    let alerts = Arc::new(Alerts::new(receivers, controller.handle()).map_err(|error| unusable(error.to_string()))?);
     alerts.listen(subscriptions(&controller.documents())?);
-    let handle = controller.handle();
-    tokio::spawn(async move {
-        while let Some(batch) = deliveries.recv().await {
-            for Delivery { rollout, alerted } in batch {
-                if let Err(error) = handle.tell(&rollout, Input::Alerted(alerted)) {
-                    tracing::warn!(rollout, %error, "an alert was not taken; Alertmanager repeats it");
-                }
-            }
-        }
-    });
     Ok(Some(alerts))
 }
 
