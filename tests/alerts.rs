@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bed;
+mod fake;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,8 +17,10 @@ use axum::Router;
 use axum::routing::get;
 use backstop::api::alerts::receiver::{Receiver, Token};
 use backstop::api::alerts::subscription::Subscription;
-use backstop::api::alerts::{Alerts, Delivery, router};
+use backstop::api::alerts::{Alerts, router};
+use backstop::core::input::{Alerted, Input};
 use backstop::core::spec::{Rule, Trust};
+use backstop::shell::handle::{Handle, Message};
 use backstop::telemetry::work::{Acted, Asked, Ended, LaneIs, work};
 use backstop::telemetry::{Answered, DecisionIs, Metrics, PhaseIs, Stage};
 use backstop::world::clock;
@@ -91,12 +94,13 @@ async fn a_breach_arrives_with_the_right_token_alone() {
     let token = folder.path().join("token");
     fs::write(&token, "a-wrong-token\n").unwrap();
 
-    let (sender, mut queue) = mpsc::channel(16);
+    let (handle, (line, mut queue)) = (Handle::new(), fake::line(16));
+    handle.connect(fake::KEY.into(), line);
     let known = folder.path().join("known");
     fs::write(&known, "the-right-token\n").unwrap();
     let receiver = Receiver { name: "edge".into(), token: Token::File(known), alerts: vec![NAME.into()] };
-    let alerts = Arc::new(Alerts::new(vec![receiver], sender).unwrap());
-    alerts.listen(vec![Subscription::new("shop/checkout", &also_breach_on()).unwrap()]);
+    let alerts = Arc::new(Alerts::new(vec![receiver], handle).unwrap());
+    alerts.listen(vec![Subscription::new(fake::KEY, &also_breach_on()).unwrap()]);
     let webhook = serve(router(alerts)).await;
 
     let broken = Arc::new(AtomicU64::new(0));
@@ -128,31 +132,28 @@ async fn a_breach_arrives_with_the_right_token_alone() {
     let begin = clock::instant();
     let first = arrival(&mut queue, |_| true).await;
     eprintln!("the next flush after the token was put right arrived in {:?}", begin.elapsed());
-    assert_eq!((first.rollout.as_str(), first.alerted.name.as_str()), ("shop/checkout", NAME));
-    assert_eq!((first.alerted.firing, first.alerted.trust), (true, Trust::Revert));
-    assert_eq!(first.alerted.fingerprint.len(), 16, "{first:?}");
+    assert_eq!((first.name.as_str(), first.firing, first.trust), (NAME, true, Trust::Revert));
+    assert_eq!(first.fingerprint.len(), 16, "{first:?}");
 
     // It ends: Prometheus goes, and an operator resolves the alert at the Alertmanager.
     prometheus.kill();
     let ended = clock::wall();
     let labels = json!({"alertname": NAME, "namespace": "shop", "rollout": "checkout", "severity": "page", "burn": "fast"});
-    let resolved = json!([{"labels": labels, "startsAt": first.alerted.starts_at, "endsAt": ended}]);
+    let resolved = json!([{"labels": labels, "startsAt": first.starts_at, "endsAt": ended}]);
     let answer = reqwest::Client::new().post(format!("{}/api/v2/alerts", alertmanager.url())).json(&resolved).send().await.unwrap();
     assert!(answer.status().is_success(), "{answer:?}");
-    let last = arrival(&mut queue, |delivery| !delivery.alerted.firing).await;
-    assert_eq!(
-        (&last.alerted.fingerprint, last.alerted.starts_at),
-        (&first.alerted.fingerprint, first.alerted.starts_at),
-        "another episode"
-    );
+    let last = arrival(&mut queue, |alerted| !alerted.firing).await;
+    assert_eq!((&last.fingerprint, last.starts_at), (&first.fingerprint, first.starts_at), "another episode");
 }
 
-async fn arrival(queue: &mut mpsc::Receiver<Vec<Delivery>>, wanted: impl Fn(&Delivery) -> bool) -> Delivery {
+async fn arrival(queue: &mut mpsc::Receiver<Message>, wanted: impl Fn(&Alerted) -> bool) -> Alerted {
     let search = async {
         loop {
-            let deliveries = queue.recv().await.expect("the webhook is there");
-            if let Some(delivery) = deliveries.into_iter().find(|delivery| wanted(delivery)) {
-                return delivery;
+            let message = queue.recv().await.expect("the webhook is there");
+            if let Input::Alerted(alerted) = *message.input
+                && wanted(&alerted)
+            {
+                return alerted;
             }
         }
     };

@@ -3,6 +3,8 @@
 
 mod fake;
 
+use std::time::Duration;
+
 use backstop::api::wire::{Claims, Command, Deploy, Freeze, FreezeScope, Frozen, Line, Reply, Rollouts, Standing};
 use backstop::cli::client::{Client, Failure};
 use backstop::core::actor::ActorKind;
@@ -11,6 +13,8 @@ use backstop::core::state::PhaseKind;
 use fake::{Fake, KEY, on_trial, release, resting, serving};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 const ROLLOUT: &str = "/v1/rollouts/shop/checkout";
 
@@ -260,6 +264,35 @@ async fn health_and_numbers_need_no_credential() {
     let (_, text) = http(&fake, "GET", "/metrics", None, "").await;
     let line = r#"backstop_api_requests_total{route="/v1/rollouts",status="200"} 1"#;
     assert!(text.as_str().unwrap().contains(line), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_silent_connections_keep_nobody_out() {
+    let (fake, person) = fake("human").await;
+    let address = fake.url.strip_prefix("http://").unwrap();
+    let mut silent = Vec::new();
+    for number in 0..600 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        if number % 2 == 0 {
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: ").await.unwrap();
+        }
+        silent.push(stream);
+    }
+    let within = Duration::from_secs(1);
+    let health = tokio::time::timeout(within, http(&fake, "GET", "/healthz", None, "")).await;
+    assert_eq!(health.expect("an answer within a second").0, StatusCode::OK);
+    let list = tokio::time::timeout(within, http(&fake, "GET", "/v1/rollouts", Some("ci-token"), "")).await;
+    assert_eq!(list.expect("an answer within a second").0, StatusCode::OK);
+    assert!(say(&person, Verb::Pause).await.is_ok(), "the socket has places of its own");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_door_of_probes_does_not_wait_long_for_a_request() {
+    let open = backstop::api::Listener::anywhere("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let mut silent = TcpStream::connect(open.address().unwrap()).await.unwrap();
+    tokio::spawn(backstop::api::serve(open, axum::Router::new(), std::future::pending()));
+    let end = tokio::time::timeout(Duration::from_secs(5), silent.read_to_end(&mut Vec::new())).await;
+    assert!(end.is_ok(), "it is closed");
 }
 
 #[tokio::test]

@@ -17,8 +17,12 @@ use backstop::core::preview::{RevertPlan, View};
 use backstop::core::reason::{Counts, Reason};
 use backstop::core::state::{Phase, PhaseKind, Revert, State, Target};
 use backstop::core::time::Mono;
+use backstop::shell::standalone::{Controller, Setup};
+use backstop::world::store::Store;
 use clap::CommandFactory as _;
 use fake::{Fake, KEY, at, guard, on_trial, release, resting, serving, waiting};
+use reqwest::StatusCode;
+use tokio::net::UnixListener;
 
 fn golden(name: &str, text: &str) {
     insta::with_settings!({snapshot_path => "golden", prepend_module_to_snapshot => false, omit_expression => true}, {
@@ -245,6 +249,64 @@ async fn mistakes_end_with_2_and_a_missing_controller_with_4() {
     let (code, _, err) = texts(&backstop(nowhere.path(), &["pause", "checkout"]).await);
     assert_eq!(code, 4);
     assert!(err.starts_with("error: the controller does not answer\ncause: ") && err.contains("\nhint: "), "{err}");
+}
+
+/// Has a controller keep the shipped documents of `shop/checkout` in this folder, and end.
+async fn keep_store(dir: &Path) {
+    let rollouts = Path::new(env!("CARGO_MANIFEST_DIR")).join("rollouts");
+    let setup = Setup {
+        data_dir: dir.to_owned(),
+        specs: ["canary-process.yaml", "policy.yaml", "sources.yaml"].map(|name| rollouts.join(name)).into(),
+        host_socket: dir.join("host/host.sock"),
+        content: dir.join("host/content"),
+        docker_config: None,
+        webhook: None,
+    };
+    Controller::start(&setup).await.unwrap_or_else(|error| panic!("{error:?}")).stop().await;
+}
+
+async fn is_frozen(dir: &Path, key: &str) -> bool {
+    let store = Store::open(&dir.join("store"), &dir.join("spool")).unwrap();
+    store.load(key).await.unwrap().is_some_and(|state| state.overlays.frozen.is_some())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controller_that_is_there_and_of_no_help_is_done_without() {
+    let fake = Fake::start(resting(), serving(), "human").await;
+    let dir = fake.dir.path();
+    keep_store(dir).await;
+    // The rollout's task is gone: whoever asks gets a 503.
+    fake.handle.connect(KEY.into(), fake::line(1).0);
+    let (code, _, err) = texts(&backstop(dir, &["freeze", "checkout", "--reason", "INC-42"]).await);
+    assert_eq!((code, err.contains("is not looked after now") && err.contains("acting directly")), (0, true), "{err}");
+    assert!(is_frozen(dir, KEY).await);
+    let (code, out, err) = texts(&backstop(dir, &["revert", "checkout", "--yes", "--timeout", "3s"]).await);
+    assert!(code != 4 && err.contains("acting directly"), "{code}: {out}{err}");
+    // What loosens is not done without it.
+    let (code, _, err) = texts(&backstop(dir, &["thaw", "checkout"]).await);
+    assert_eq!((code, err.contains("acting directly")), (4, false), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_stands_in_a_controllers_place_stops_no_freeze() {
+    let answers = [(502, "bad gateway"), (503, "not now"), (504, "too late"), (200, "a proxy's page")];
+    for (status, body) in answers {
+        let dir = tempfile::tempdir().unwrap();
+        keep_store(dir.path()).await;
+        let answer = move || async move { (StatusCode::from_u16(status).unwrap(), body) };
+        let socket = UnixListener::bind(dir.path().join("backstop.sock")).unwrap();
+        tokio::spawn(async move { axum::serve(socket, axum::Router::new().fallback(answer)).await });
+        let (code, out, err) = texts(&backstop(dir.path(), &["freeze", "--all"]).await);
+        assert_eq!((code, err.contains("acting directly")), (0, true), "{status}: {out}{err}");
+        assert!(is_frozen(dir.path(), "*").await, "{status}");
+    }
+    // A refusal is one.
+    let dir = tempfile::tempdir().unwrap();
+    keep_store(dir.path()).await;
+    let socket = UnixListener::bind(dir.path().join("backstop.sock")).unwrap();
+    tokio::spawn(async move { axum::serve(socket, axum::Router::new().fallback(|| async { StatusCode::FORBIDDEN })).await });
+    assert_eq!(texts(&backstop(dir.path(), &["freeze", "--all"]).await).0, 5);
+    assert!(!is_frozen(dir.path(), "*").await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

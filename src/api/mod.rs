@@ -8,6 +8,7 @@ pub mod auth;
 mod commands;
 mod events;
 mod limits;
+mod places;
 pub mod problem;
 mod rollouts;
 mod serve;

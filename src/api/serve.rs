@@ -1,12 +1,11 @@
 //! Connections: where they come in, how many there may be, how long they may be silent.
 
-use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -17,17 +16,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::auth::Peer;
+use super::places::{Held, Origin, Place, Places};
 
-/// Connections at once; more wait in the operating system's queue.
-const CONNECTIONS_MAX: usize = 512;
-/// Connections of one user of the operating system at once: others must get through, too.
-const USER_MAX: usize = 128;
 /// How long the head of a request may take to arrive, and a connection may be idle.
 const HEAD_WITHIN: Duration = Duration::from_secs(30);
+/// The same where everybody may connect: probes and scrapes come with their request.
+const OPEN_HEAD_WITHIN: Duration = Duration::from_secs(2);
 /// How long requests in flight may go on after shutdown began.
 const END_WITHIN: Duration = Duration::from_secs(2);
 /// Longest path of a Unix socket (`sun_path` without its final NUL).
@@ -40,6 +38,8 @@ pub enum Listener {
     Unix(UnixListener, PathBuf),
     /// A loopback address.
     Tcp(TcpListener),
+    /// An address that others than this machine may reach.
+    Open(TcpListener),
 }
 
 impl Listener {
@@ -77,7 +77,7 @@ impl Listener {
             let what = format!("`{address}` is not a loopback address; put a TLS proxy in front of 127.0.0.1 instead");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        Self::anywhere(address).await
+        TcpListener::bind(address).await.map(Self::Tcp)
     }
 
     /// Any address: only for what everybody may see.
@@ -85,14 +85,38 @@ impl Listener {
     /// # Errors
     /// If the address is taken.
     pub async fn anywhere(address: SocketAddr) -> io::Result<Self> {
-        TcpListener::bind(address).await.map(Self::Tcp)
+        TcpListener::bind(address).await.map(Self::Open)
     }
 
-    /// The address, of a loopback listener.
+    /// The address; a Unix socket has none.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Unix(..) => None,
-            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Tcp(listener) | Self::Open(listener) => listener.local_addr().ok(),
+        }
+    }
+
+    fn head_within(&self) -> Duration {
+        if matches!(self, Self::Open(_)) { OPEN_HEAD_WITHIN } else { HEAD_WITHIN }
+    }
+
+    /// The next connection, with who is at the other end: for the API, and as far as places are counted.
+    async fn accept(&self) -> io::Result<(Connection, Peer, Origin)> {
+        match self {
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                // A peer that the kernel does not name is nobody's.
+                let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+                let (peer, from) = uid.map_or((Peer::Network, Origin::Unnamed), |uid| (Peer::Uid(uid), Origin::User(uid)));
+                Ok((Connection::Unix(stream), peer, from))
+            }
+            Self::Tcp(listener) | Self::Open(listener) => {
+                let (stream, address) = listener.accept().await?;
+                // Lines of events are small and must not wait for each other.
+                stream.set_nodelay(true)?;
+                // Who comes over the network is nobody before a token is read.
+                Ok((Connection::Tcp(stream), Peer::Network, Origin::Address(address.ip())))
+            }
         }
     }
 }
@@ -100,44 +124,25 @@ impl Listener {
 /// Serves until `shutdown`; requests in flight get 2 s more.
 pub async fn serve(listener: Listener, router: Router, shutdown: impl Future<Output = ()>) {
     let (stop, stopped) = watch::channel(false);
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let users = Users::default();
+    let (places, head_within) = (Places::default(), listener.head_within());
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         while connections.try_join_next().is_some() {}
-        let accepted = async {
-            let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
-            match &listener {
-                Listener::Unix(listener, _) => {
-                    let (stream, _) = listener.accept().await?;
-                    // A peer that the kernel does not name is nobody's.
-                    let peer = stream.peer_cred().map_or(Peer::Network, |peer| Peer::Uid(peer.uid()));
-                    Ok::<_, io::Error>((Connection::Unix(stream), peer, permit))
-                }
-                Listener::Tcp(listener) => {
-                    let (stream, _) = listener.accept().await?;
-                    // Lines of events are small and must not wait for each other.
-                    stream.set_nodelay(true)?;
-                    Ok((Connection::Tcp(stream), Peer::Network, permit))
-                }
-            }
-        };
         tokio::select! {
             () = &mut shutdown => break,
-            accepted = accepted => match accepted {
-                Ok((connection, peer, permit)) => {
-                    let Some(seat) = users.seat(peer) else {
-                        tracing::warn!(?peer, "a connection is closed: this user has {USER_MAX} open");
+            accepted = listener.accept() => match accepted {
+                Ok((connection, peer, from)) => {
+                    let Some(place) = places.take(from) else {
+                        tracing::warn!(?from, "a connection is closed: every place is taken, and none is idle");
                         continue;
                     };
                     let (router, stopped) = (router.clone(), stopped.clone());
                     connections.spawn(async move {
                         match connection {
-                            Connection::Unix(stream) => talk(stream, peer, router, stopped).await,
-                            Connection::Tcp(stream) => talk(stream, peer, router, stopped).await,
+                            Connection::Unix(stream) => talk(stream, peer, &place, router, head_within, stopped).await,
+                            Connection::Tcp(stream) => talk(stream, peer, &place, router, head_within, stopped).await,
                         }
-                        drop((permit, seat));
                     });
                 }
                 Err(error) => {
@@ -159,62 +164,28 @@ pub async fn serve(listener: Listener, router: Router, shutdown: impl Future<Out
     }
 }
 
-/// How many connections each user has. Who comes over the network is nobody before a token is read.
-#[derive(Debug, Clone, Default)]
-struct Users(Arc<Mutex<BTreeMap<u32, usize>>>);
-
-impl Users {
-    fn seat(&self, peer: Peer) -> Option<Seat> {
-        let Peer::Uid(uid) = peer else { return Some(Seat { uid: None, users: self.clone() }) };
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mine = open.entry(uid).or_default();
-        (*mine < USER_MAX).then(|| {
-            *mine += 1;
-            Seat { uid: Some(uid), users: self.clone() }
-        })
-    }
-}
-
-/// A user's connection; the end of it makes room for another.
-#[derive(Debug)]
-struct Seat {
-    uid: Option<u32>,
-    users: Users,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let Some(uid) = self.uid else { return };
-        let mut open = self.users.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mine) = open.get_mut(&uid) {
-            *mine -= 1;
-            if *mine == 0 {
-                open.remove(&uid);
-            }
-        }
-    }
-}
-
 /// An accepted connection.
 enum Connection {
     Unix(UnixStream),
     Tcp(tokio::net::TcpStream),
 }
 
-async fn talk<S>(stream: S, peer: Peer, router: Router, mut stopped: watch::Receiver<bool>)
+async fn talk<S>(stream: S, peer: Peer, place: &Place, router: Router, head_within: Duration, mut stopped: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        router.call(request)
+        let (busy, answer) = (place.busy(), router.call(request));
+        async move { Ok::<_, Infallible>(answer.await?.map(|body| Held::new(body, busy))) }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(64 * 1024);
+    builder.timer(TokioTimer::new()).header_read_timeout(head_within).max_buf_size(64 * 1024);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         ended = &mut connection => log(ended),
+        () = place.given_up() => {}
         () = async { drop(stopped.wait_for(|stopped| *stopped).await) } => {
             connection.as_mut().graceful_shutdown();
             log(connection.await);

@@ -67,6 +67,26 @@ pub enum Failure {
     Broken(String),
 }
 
+impl Failure {
+    /// Why the controller is of no help: nobody answers, or who does cannot do it now. What can be done without it is done then; should
+    /// it have been done already, the store's compare-and-swap makes it once all the same.
+    ///
+    /// # Errors
+    /// It was answered, and that holds: a refusal, say.
+    pub fn no_help(self) -> Result<String, Error> {
+        match self {
+            Self::Down(cause) => Ok(cause),
+            Self::Broken(what) => Ok(format!("its answer cannot be used: {what}")),
+            Self::Problem {
+                status: StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT,
+                detail,
+                ..
+            } => Ok(detail),
+            held @ Self::Problem { .. } => Err(held.into()),
+        }
+    }
+}
+
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {

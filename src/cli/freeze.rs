@@ -1,10 +1,9 @@
 //! `backstop freeze`.
 
 use super::Context;
-use super::client::Failure;
 use super::command::{Who, words};
 use super::direct;
-use super::service::{find, path};
+use super::service::{find, path, without};
 use crate::api::wire::{Command, Freeze, FreezeScope, Frozen, Reply};
 use crate::core::input::Verb;
 use crate::error::{Error, Exit};
@@ -50,7 +49,7 @@ pub(super) async fn switch(context: &Context, scope: &Scope, who: &Who, on: bool
         let freeze = Freeze { scope, claims };
         let done = context.client.post::<Frozen>(if on { "/v1/freeze" } else { "/v1/thaw" }, &freeze).await;
         let frozen = match done {
-            Err(Failure::Down(cause)) if on => direct::freeze(context, &freeze, &cause).await?,
+            Err(failure) if on => direct::freeze(context, &freeze, &without(failure)?).await?,
             done => done?,
         };
         let what = if on { "frozen" } else { "no longer frozen as a whole" };
@@ -63,7 +62,7 @@ pub(super) async fn switch(context: &Context, scope: &Scope, who: &Who, on: bool
     let given = scope.service.as_deref();
     let key = if on { super::service::standing(context, given).await?.0.view.key } else { find(context, given).await? };
     let reply = match context.client.post::<Reply>(&format!("{}/command", path(&key)), &command).await {
-        Err(Failure::Down(cause)) if on => direct::command(context, &key, &command, &cause).await?,
+        Err(failure) if on => direct::command(context, &key, &command, &without(failure)?).await?,
         reply => reply?,
     };
     context.show(&reply, || format!("{key}: {}", words(&reply)))?;

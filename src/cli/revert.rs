@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::client::Failure;
 use super::command::{Who, words};
 use super::progress::Progress;
-use super::service::{Via, path, release, standing};
+use super::service::{Via, path, release, standing, without};
 use super::status::{asked, verdict_line};
 use super::text::{Paint, brief, clean};
 use super::{Context, direct};
@@ -97,28 +96,37 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Error> {
     let verb = Verb::Revert { to, parts, break_glass: args.break_glass };
     let command = Command { verb, claims: args.who.claims() };
     let mut progress = Progress::default();
-    let posted = match via {
-        Via::Controller => context.client.post::<Reply>(&format!("{}/command", path(&at.view.key)), &command).await,
-        Via::Store => Err(Failure::Down("it did not answer before".into())),
+    let cause = match via {
+        Via::Controller => match context.client.post::<Reply>(&format!("{}/command", path(&at.view.key)), &command).await {
+            Ok(reply) => return follow(&args, context, &at, reply, &mut progress).await,
+            Err(failure) => without(failure)?,
+        },
+        Via::Store => "it did not answer before".to_owned(),
     };
-    match posted {
-        Ok(reply) => follow(&args, context, &at, reply, &mut progress).await,
-        Err(Failure::Down(cause)) => {
-            let mut told = |view: &View| {
-                let id = view.revert.as_ref().map(|revert| revert.id.clone()).unwrap_or_default();
-                progress.news(view, &id).iter().for_each(|line| drop(context.say(line)));
-            };
-            let patience = Duration::from(args.timeout);
-            let (reply, view) = direct::follow(context, &at.view.key, &command, patience, &mut told, &cause).await?;
-            // In a cluster recovery is the controller's to see.
-            if view.phase == PhaseKind::Reverting || (view.phase == PhaseKind::Recovering && context.cluster.is_none()) {
-                return Err(not_over(&at.view.key, &view.revert.map(|revert| revert.id).unwrap_or_default(), args.timeout));
-            }
-            let ended = ended(&view, reply.revert.as_deref().unwrap_or_default(), at.view.generation).unwrap_or(Ended::Waiting);
-            finish(context, &view, &reply, &ended)
-        }
-        Err(failure) => Err(failure.into()),
+    act(&args, context, &at, &command, &mut progress, &cause).await
+}
+
+/// Reverts without the controller, which is of no help because of `cause`.
+async fn act(
+    args: &Args,
+    context: &Context,
+    at: &Standing,
+    command: &Command,
+    progress: &mut Progress,
+    cause: &str,
+) -> Result<Exit, Error> {
+    let mut told = |view: &View| {
+        let id = view.revert.as_ref().map(|revert| revert.id.clone()).unwrap_or_default();
+        progress.news(view, &id).iter().for_each(|line| drop(context.say(line)));
+    };
+    let patience = Duration::from(args.timeout);
+    let (reply, view) = direct::follow(context, &at.view.key, command, patience, &mut told, cause).await?;
+    // In a cluster recovery is the controller's to see.
+    if view.phase == PhaseKind::Reverting || (view.phase == PhaseKind::Recovering && context.cluster.is_none()) {
+        return Err(not_over(&at.view.key, &view.revert.map(|revert| revert.id).unwrap_or_default(), args.timeout));
     }
+    let ended = ended(&view, reply.revert.as_deref().unwrap_or_default(), at.view.generation).unwrap_or(Ended::Waiting);
+    finish(context, &view, &reply, &ended)
 }
 
 /// Whether a revert would change anything.
@@ -319,8 +327,7 @@ async fn watch(context: &Context, before: &View, id: &str, progress: &mut Progre
                     }
                 }
             }
-            Err(Failure::Down(_)) => {}
-            Err(failure) => return Err(failure.into()),
+            Err(failure) => drop(failure.no_help()?),
         }
         // A controller that starts again goes on with the revert where it was.
         quiet += 1;

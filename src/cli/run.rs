@@ -6,17 +6,17 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::{Context, direct};
 use crate::api::alerts::receiver::Receiver;
 use crate::api::alerts::subscription::Subscription;
-use crate::api::alerts::{self, Alerts, Delivery};
+use crate::api::alerts::{self, Alerts};
 use crate::api::auth::Principals;
 use crate::api::{self, Api, Listener, ScopeFreeze};
 use crate::config::{ClusterConfig, Config, LogFormat, host_name};
-use crate::core::input::Input;
 use crate::error::{Error, Exit};
 use crate::shell::cluster;
 use crate::shell::handle::Handle;
@@ -29,6 +29,9 @@ use crate::world::clock;
 use crate::world::kubernetes::connect::connect;
 use crate::world::notify::Webhook;
 use crate::world::storage::Storage;
+
+/// Freezes of wider scopes that may wait to be kept.
+const FREEZES_MAX: usize = 256;
 
 /// Run the controller
 ///
@@ -139,7 +142,7 @@ async fn serve(config: Config) -> Result<Exit, Error> {
     let probes = api::probes(api.clone());
     let router = api::router(api).merge(alerts.clone().map(alerts::router).unwrap_or_default());
     controller.tell_readiness(&ready, alerts.clone());
-    tokio::spawn(keep_freezes(controller.shared(), asked));
+    tokio::spawn(throw_switches(controller.shared(), asked));
     tokio::spawn(count(controller.handle(), metrics));
     let socket = config.paths.socket();
     let cannot = |error: &std::io::Error| Error::unreachable("the API cannot be served").because(error);
@@ -295,19 +298,8 @@ fn alerts(config: &Config, controller: &Running) -> Result<Option<Arc<Alerts>>, 
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unusable(error.to_string())),
     };
-    let (queue, mut deliveries) = mpsc::channel::<Vec<Delivery>>(256);
-    let alerts = Arc::new(Alerts::new(receivers, queue).map_err(|error| unusable(error.to_string()))?);
+    let alerts = Arc::new(Alerts::new(receivers, controller.handle()).map_err(|error| unusable(error.to_string()))?);
     alerts.listen(subscriptions(&controller.documents())?);
-    let handle = controller.handle();
-    tokio::spawn(async move {
-        while let Some(batch) = deliveries.recv().await {
-            for Delivery { rollout, alerted } in batch {
-                if let Err(error) = handle.tell(&rollout, Input::Alerted(alerted)) {
-                    tracing::warn!(rollout, %error, "an alert was not taken; Alertmanager repeats it");
-                }
-            }
-        }
-    });
     Ok(Some(alerts))
 }
 
@@ -318,13 +310,23 @@ fn subscriptions(loaded: &Loaded) -> Result<Vec<Subscription>, Error> {
     subscriptions.collect::<Result<_, _>>().map_err(|error| Error::invalid("an alert rule cannot be used").because(&error))
 }
 
-/// Keeps freezes of wider scopes, and tells every rollout.
-async fn keep_freezes(shared: Arc<Shared>, mut asked: mpsc::Receiver<ScopeFreeze>) {
-    while let Some(ScopeFreeze { scope, on, request, answer }) = asked.recv().await {
-        let name = direct::scope_name(&scope);
-        // The switch is thrown first: a store that does not answer must not keep it from working.
-        shared.neighbours.freeze(name, on, Some(request.clone()));
+/// Throws the switch of each freeze as it comes, whatever the store does with those before it; keeping them waits its turn.
+async fn throw_switches(shared: Arc<Shared>, mut asked: mpsc::Receiver<ScopeFreeze>) {
+    let (thrown, to_keep) = mpsc::channel(FREEZES_MAX);
+    tokio::spawn(keep_freezes(Arc::clone(&shared), to_keep));
+    while let Some(freeze) = asked.recv().await {
+        shared.neighbours.freeze(direct::scope_name(&freeze.scope), freeze.on, Some(freeze.request.clone()));
         shared.changed.notify_waiters();
+        if let Err(TrySendError::Full(freeze) | TrySendError::Closed(freeze)) = thrown.try_send(freeze) {
+            let _ = freeze.answer.send(Err("it holds until the controller ends: too many wait to be kept before it".into()));
+        }
+    }
+}
+
+/// Keeps freezes of wider scopes, one after the other.
+async fn keep_freezes(shared: Arc<Shared>, mut thrown: mpsc::Receiver<ScopeFreeze>) {
+    while let Some(ScopeFreeze { scope, on, request, answer }) = thrown.recv().await {
+        let name = direct::scope_name(&scope);
         let kept = match shared.world.store() {
             Storage::Embedded(store) => scopes::freeze(store, *shared.world.clock(), name, on, request).await.map(drop),
             Storage::Cluster(store) => store.freeze(name, on.then_some(&request)).await,
@@ -345,6 +347,59 @@ async fn count(handle: Handle, metrics: Arc<Metrics>) {
             }
             Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::api::wire::FreezeScope;
+    use crate::core::actor::Request;
+    use crate::shell::standalone::open_world;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn every_switch_is_thrown_at_once_however_long_keeping_takes() {
+        let dir = tempfile::tempdir().unwrap();
+        let setup = Setup {
+            data_dir: dir.path().to_owned(),
+            specs: Vec::new(),
+            host_socket: dir.path().join("host.sock"),
+            content: dir.path().join("content"),
+            docker_config: None,
+            webhook: None,
+        };
+        let world = open_world(&setup, &Loaded::default()).await.unwrap();
+        let shared = Arc::new(Shared::new(world, Arc::default()));
+        let database = rusqlite::Connection::open(dir.path().join("store/backstop.db")).unwrap();
+        database.execute_batch("BEGIN IMMEDIATE").unwrap();
+
+        let (freezes, asked) = mpsc::channel(16);
+        tokio::spawn(throw_switches(Arc::clone(&shared), asked));
+        let mut answers = Vec::new();
+        for namespace in ["shop", "pay", "beta"] {
+            shared.neighbours.watch(&format!("{namespace}/service"), "host");
+            let (answer, answered) = oneshot::channel();
+            let request = Request { id: format!("rq-{namespace}"), ..Request::default() };
+            freezes.send(ScopeFreeze { scope: FreezeScope::Namespace(namespace.into()), on: true, request, answer }).await.unwrap();
+            answers.push(answered);
+        }
+        let now = shared.world.clock().now().mono;
+        let is_frozen = |namespace: &str| shared.neighbours.scope(&format!("{namespace}/service"), now).frozen;
+        let thrown = async {
+            while !["shop", "pay", "beta"].iter().all(|namespace| is_frozen(namespace)) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(1), thrown).await.expect("while the store hangs");
+        assert!(answers.iter_mut().all(|answer| answer.try_recv().is_err()), "none is kept yet");
+        database.execute_batch("COMMIT").unwrap();
+        for answer in answers {
+            assert_eq!(answer.await.unwrap(), Ok(0));
         }
     }
 }

@@ -19,6 +19,17 @@ pub(super) enum Via {
     Store,
 }
 
+/// Why the controller is of no help, which standard error is told: from here on the command acts without it.
+///
+/// # Errors
+/// It was answered, and that holds.
+pub(super) fn without(failure: Failure) -> Result<String, Error> {
+    let cause = failure.no_help()?;
+    let told = super::text::brief(&cause, 200);
+    Context::warn(&format!("the controller is of no help ({told}): acting directly on its store and the host"));
+    Ok(cause)
+}
+
 /// Chooses among the rollouts that there are.
 ///
 /// # Errors
@@ -55,8 +66,7 @@ pub(super) async fn find(context: &Context, given: Option<&str>) -> Result<Strin
 pub(super) async fn views(context: &Context) -> Result<(Vec<View>, Via), Error> {
     match context.client.get::<Rollouts>("/v1/rollouts").await {
         Ok(Rollouts { rollouts }) => Ok((rollouts, Via::Controller)),
-        Err(Failure::Down(cause)) => direct::views(context, &cause).await.map(|views| (views, Via::Store)),
-        Err(failure) => Err(failure.into()),
+        Err(failure) => direct::views(context, &failure.no_help()?).await.map(|views| (views, Via::Store)),
     }
 }
 
@@ -64,10 +74,13 @@ pub(super) async fn views(context: &Context) -> Result<(Vec<View>, Via), Error> 
 pub(super) async fn standing(context: &Context, given: Option<&str>) -> Result<(Standing, Via), Error> {
     let (views, via) = views(context).await?;
     let key = choose(given, &keys(&views))?;
-    match via {
-        Via::Controller => Ok((context.client.get(&path(&key)).await?, via)),
-        Via::Store => direct::standing(context, &key).await.map(|at| (at, via)),
+    if via == Via::Controller {
+        match context.client.get(&path(&key)).await {
+            Ok(at) => return Ok((at, via)),
+            Err(failure) => drop(failure.no_help()?),
+        }
     }
+    direct::standing(context, &key).await.map(|at| (at, Via::Store))
 }
 
 fn keys(views: &[View]) -> Vec<String> {

@@ -100,7 +100,7 @@ pub(super) async fn give(
     told: &mut dyn FnMut(&View),
     over: &dyn Fn(&View) -> bool,
 ) -> Option<(Answer, View)> {
-    let answer = handle.ask(key, input).await.ok()?;
+    let answer = tokio::time::timeout(patience, handle.ask(key, input)).await.ok()?.ok()?;
     let mut line = handle.line(key)?;
     let mut last = None;
     let followed = async {

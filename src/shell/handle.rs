@@ -50,8 +50,8 @@ pub enum SendError {
     /// Its queue is full.
     #[error("{0} has too many requests waiting; try again")]
     Busy(String),
-    /// It is going away.
-    #[error("{0} is shutting down")]
+    /// Its task is ending, begins again, or cannot read its state.
+    #[error("{0} is not looked after now; try again")]
     Gone(String),
 }
 
@@ -128,6 +128,21 @@ impl Handle {
         line.urgent.try_send(Message { input: Box::new(input), answer: None }).map_err(|error| refused(&error, key))
     }
 
+    /// Sends facts that nobody waits for, in their order, each once there is room for it. All are sent within 5 s, or the rest is not.
+    ///
+    /// # Errors
+    /// If there is no such rollout, or it cannot take them all.
+    pub async fn tell_all(&self, key: &str, inputs: Vec<Input>) -> Result<(), SendError> {
+        let line = self.line(key).ok_or_else(|| SendError::Unknown(key.to_owned()))?;
+        let sent = async {
+            for input in inputs {
+                line.urgent.send(Message { input: Box::new(input), answer: None }).await.map_err(|_| SendError::Gone(key.to_owned()))?;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(TURN_WITHIN, sent).await.unwrap_or_else(|_| Err(SendError::Busy(key.to_owned())))
+    }
+
     /// Records as they are committed, for `--watch`; a slow reader misses some.
     pub fn records(&self) -> broadcast::Receiver<Arc<Record>> {
         self.records.subscribe()
@@ -150,5 +165,53 @@ fn refused(error: &TrySendError<Message>, key: &str) -> SendError {
     match error {
         TrySendError::Full(_) => SendError::Busy(key.to_owned()),
         TrySendError::Closed(_) => SendError::Gone(key.to_owned()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::core::input::Observed;
+    use crate::core::spec::GuardedRollout;
+    use crate::core::state::State;
+
+    impl Handle {
+        /// Connects a rollout that nobody looks after, with room for `places` facts, and hands out what arrives there.
+        pub(crate) fn connect_to_nobody(&self, key: &str, places: usize) -> mpsc::Receiver<Message> {
+            let spec: GuardedRollout = serde_json::from_value(serde_json::json!({
+                "workload": {"process": {"listen": "127.0.0.1:0", "artifacts": {"layout": {"path": "artifacts"}}}},
+                "arms": {"by": "route"},
+                "objectives": [{"name": "availability", "good": "99%", "ratio": {"bad": "bad", "total": "all"}}],
+                "strategy": {"canary": {"steps": [{"weight": "50%", "bake": "1m"}]}},
+                "attestation": {"policy": "release"},
+            }))
+            .unwrap();
+            let (state, observed) = (State::new(), Observed::default());
+            let plan = RevertPlan::of(key, "uid", &spec, &state, &observed);
+            let (urgent, arrives) = mpsc::channel(places);
+            let view = watch::channel(Arc::new((View::of_state(key, &state, &observed), plan))).1;
+            self.connect(key.to_owned(), Line { urgent, view });
+            arrives
+        }
+    }
+
+    #[tokio::test]
+    async fn facts_wait_for_room_in_their_order() {
+        let handle = Handle::new();
+        let mut arrives = handle.connect_to_nobody("shop/checkout", 2);
+        let taken = async {
+            let mut taken = 0;
+            while taken < 300 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                while arrives.try_recv().is_ok() {
+                    taken += 1;
+                }
+            }
+        };
+        let (told, ()) = tokio::join!(handle.tell_all("shop/checkout", vec![Input::Woke; 300]), taken);
+        assert_eq!(told, Ok(()));
+        drop(arrives);
+        assert_eq!(handle.tell_all("shop/checkout", vec![Input::Woke]).await, Err(SendError::Gone("shop/checkout".into())));
+        assert_eq!(handle.tell_all("shop/cart", vec![Input::Woke]).await, Err(SendError::Unknown("shop/cart".into())));
     }
 }

@@ -1,5 +1,6 @@
 //! The loop: facts in, work out.
 
+mod again;
 pub mod cluster;
 pub mod direct;
 pub mod documents;

@@ -180,6 +180,14 @@ impl<T> Order<T> {
         known.into_iter().flatten().for_each(|input| self.push(input, None));
     }
 
+    /// Nobody who has asked so far waits for an answer any more. What they said stands: it is committed, or told to the next machine.
+    pub fn forget_askers(&mut self) {
+        let told = self.commits.iter_mut().flat_map(|pending| &mut pending.told).chain(&mut self.gathered);
+        told.for_each(|told| told.asked = None);
+        self.urgent.iter_mut().chain(&mut self.ordinary).for_each(|fact| fact.asked = None);
+        self.ready.retain(|step| !matches!(step, Step::Answer(..)));
+    }
+
     /// Time has passed.
     pub fn wake(&mut self) {
         self.woken = true;

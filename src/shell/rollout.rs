@@ -182,7 +182,7 @@ impl Rollout {
             self.documents();
             // Nothing is decided, and nothing left open is gone on with, but in the knowledge of who breaches beside it.
             self.surroundings();
-            self.work().await;
+            self.work(&mut stop).await;
             if *stop.borrow() {
                 return;
             }
@@ -201,7 +201,9 @@ impl Rollout {
                 _ = stop.changed() => {}
                 () = newer(&mut self.seen, self.order.machine().state().revision) => {
                     tracing::info!(rollout = %self.guard.key, "somebody else decided; going on from there");
-                    Box::pin(self.start_again()).await;
+                    if !Box::pin(self.start_again(&mut stop)).await {
+                        return;
+                    }
                 }
                 Some(input) = ordinary.recv() => self.order.push(*input, None),
                 () = sleep => {
@@ -279,7 +281,7 @@ impl Rollout {
     }
 
     /// Does everything that does not wait for the world.
-    async fn work(&mut self) {
+    async fn work(&mut self, stop: &mut watch::Receiver<bool>) {
         while let Some(step) = self.order.next(self.clock.now()) {
             match step {
                 Step::Start(effect) => self.start(effect),
@@ -290,7 +292,7 @@ impl Rollout {
                     drop(asker.send(answer));
                 }
                 Step::Stale => {
-                    Box::pin(self.start_again()).await;
+                    Box::pin(self.start_again(stop)).await;
                     return;
                 }
             }
@@ -379,16 +381,18 @@ impl Rollout {
     }
 
     /// The swap was lost: what this machine thought is dropped. What it saw stands, and what it was told it is told again.
-    async fn start_again(&mut self) {
+    /// Whether it has; it does not once `stop` says so.
+    async fn start_again(&mut self, stop: &mut watch::Receiver<bool>) -> bool {
         self.back.abort_all();
         while self.back.join_next().await.is_some() {}
         let state = loop {
             match self.shared.world.store().load(&self.guard.key).await {
                 Ok(state) => break state.unwrap_or_else(State::new),
-                Err(error) => {
-                    tracing::error!(rollout = %self.guard.key, %error, "the state cannot be read");
-                    tokio::time::sleep(STORE_PAUSE).await;
-                }
+                Err(error) => tracing::error!(rollout = %self.guard.key, %error, "the state cannot be read"),
+            }
+            tokio::select! {
+                () = self.turn_away() => {}
+                _ = stop.changed() => return false,
             }
         };
         let observed = self.order.machine().workload().clone();
@@ -397,6 +401,24 @@ impl Rollout {
         self.order.push(Input::Observed(observed), None);
         self.scope = Scope::default();
         self.surroundings();
+        true
+    }
+
+    /// Leaves a store that cannot be read alone for a moment. Whoever has asked, or asks meanwhile, is told so at once, and can act without
+    /// this controller; what nobody waits for is taken in later.
+    async fn turn_away(&mut self) {
+        self.order.forget_askers();
+        let over = tokio::time::sleep(STORE_PAUSE);
+        let mut over = std::pin::pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut over => return,
+                Some(Message { input, answer }) = self.urgent.recv() => match answer {
+                    Some(asker) => drop(asker),
+                    None => self.order.push(*input, None),
+                },
+            }
+        }
     }
 }
 
@@ -429,5 +451,73 @@ fn log(key: &str, record: &Record) {
         let code = record.reason.as_ref().map_or("", crate::core::reason::Reason::code);
         let reason = record.reason.as_ref().map(ToString::to_string).unwrap_or_default();
         tracing::info!(rollout = key, ?decision, code, reason, result = record.result, phase = record.phase, "decided");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::core::actor::Request;
+    use crate::core::input::{Commanded, Verb};
+    use crate::shell::handle::SendError;
+    use crate::shell::standalone::{Setup, guard, open_world};
+
+    const KEY: &str = "shop/checkout";
+
+    async fn shared(dir: &Path) -> Arc<Shared> {
+        let rollouts = Path::new(env!("CARGO_MANIFEST_DIR")).join("rollouts");
+        let setup = Setup {
+            data_dir: dir.to_owned(),
+            specs: Vec::new(),
+            host_socket: dir.join("host.sock"),
+            content: dir.join("content"),
+            docker_config: None,
+            webhook: None,
+        };
+        let loaded = Arc::new(crate::spec::load(&[rollouts.join("canary-process.yaml"), rollouts.join("policy.yaml")]));
+        Arc::new(Shared::new(open_world(&setup, &Loaded::default()).await.unwrap(), loaded))
+    }
+
+    /// Asks until the answer is as wanted; each has to come soon.
+    async fn ask_until(handle: &Handle, wanted: impl Fn(&Result<Answer, SendError>) -> bool) {
+        for _ in 0..200 {
+            let pause = Input::Commanded(Commanded { verb: Verb::Pause, request: Request::default() });
+            let answer = tokio::time::timeout(Duration::from_secs(5), handle.ask(KEY, pause)).await.expect("an answer in time");
+            if wanted(&answer) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("no answer was as wanted");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_state_that_cannot_be_read_keeps_neither_askers_nor_the_end_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = shared(dir.path()).await;
+        let loaded = shared.documents();
+        let (metadata, spec) = &loaded.rollouts[KEY];
+        let policies = Policies::new(Arc::clone(&loaded), metadata.clone(), spec);
+        let guard = guard(&loaded, "uid".into(), KEY, &policies, spec);
+        let rollout = Rollout::restore(Arc::clone(&shared), guard, policies).await.unwrap();
+        let ((newest, seen), (stop, stopped), (_eyes, ordinary)) = (watch::channel(0), watch::channel(false), mpsc::channel(1));
+        let task = tokio::spawn(rollout.following(seen).run(ordinary, stopped));
+        ask_until(&shared.handle, Result::is_ok).await;
+
+        let database = rusqlite::Connection::open(dir.path().join("store/backstop.db")).unwrap();
+        database.execute_batch("ALTER TABLE workload RENAME TO away").unwrap();
+        newest.send_replace(1_000_000);
+        ask_until(&shared.handle, |answer| *answer == Err(SendError::Gone(KEY.into()))).await;
+        newest.send_replace(0);
+        database.execute_batch("ALTER TABLE away RENAME TO workload").unwrap();
+        ask_until(&shared.handle, Result::is_ok).await;
+
+        database.execute_batch("ALTER TABLE workload RENAME TO away").unwrap();
+        newest.send_replace(1_000_000);
+        ask_until(&shared.handle, Result::is_err).await;
+        stop.send_replace(true);
+        tokio::time::timeout(Duration::from_secs(5), task).await.expect("it ends").unwrap();
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::again;
 use super::documents;
 use super::handle::Handle;
 use super::rollout::{Policies, Rollout, Shared};
@@ -93,7 +94,9 @@ pub enum StartError {
 }
 
 /// A rollout that is restored and does not run yet, with its key and document.
-type Restored<'a> = (&'a String, &'a Arc<GuardedRollout>, Box<Rollout>);
+type Restored<'a> = (&'a String, &'a Document, Box<Rollout>);
+/// A guard's document.
+type Document = (Metadata, Arc<GuardedRollout>);
 
 /// A running controller.
 pub struct Controller {
@@ -138,34 +141,29 @@ impl Controller {
         }
         // None goes on before it is known of all what they were in: a wave of breaches outlives a controller.
         let mut restored = Vec::new();
-        for (key, (metadata, spec)) in loaded.rollouts.iter().filter(|(key, _)| takes_part(key)) {
-            restored.push((key, spec, controller.restore(&loaded, key, metadata, spec).await?));
+        for (key, document) in loaded.rollouts.iter().filter(|(key, _)| takes_part(key)) {
+            restored.push((key, document, controller.restore(&loaded, key, document).await?));
         }
-        for (key, spec, rollout) in restored {
-            controller.begin(key, spec, rollout, stopped.clone());
+        for (key, document, rollout) in restored {
+            controller.begin(key, document, rollout);
         }
         controller.tasks.spawn(watch_surroundings(Arc::clone(&controller.shared), stopped));
         Ok(controller)
     }
 
-    async fn restore(
-        &self,
-        loaded: &Arc<Loaded>,
-        key: &str,
-        metadata: &Metadata,
-        spec: &Arc<GuardedRollout>,
-    ) -> Result<Box<Rollout>, StartError> {
-        let policies = Policies::new(Arc::clone(loaded), metadata.clone(), spec);
-        let guard = guard(loaded, self.shared.world.store().uid(key), key, &policies, spec);
-        process_of(key, spec)?;
-        Ok(Rollout::restore(Arc::clone(&self.shared), guard, policies).await?)
+    async fn restore(&self, loaded: &Arc<Loaded>, key: &str, document: &Document) -> Result<Box<Rollout>, StartError> {
+        process_of(key, &document.1)?;
+        Ok(restore(&self.shared, loaded, key, document).await?)
     }
 
-    fn begin(&mut self, key: &str, spec: &Arc<GuardedRollout>, rollout: Box<Rollout>, stopped: watch::Receiver<bool>) {
-        let (ordinary_in, ordinary) = mpsc::channel(ORDINARY_MAX);
-        self.tasks.spawn(observe(Arc::clone(&self.shared), key.to_owned(), Arc::clone(spec), ordinary_in, stopped.clone()));
-        self.tasks.spawn(super::queries::ask(Arc::clone(&self.shared), key.to_owned(), stopped.clone()));
-        self.tasks.spawn(rollout.run(ordinary, stopped));
+    /// Guards a rollout from what is restored until this controller stops.
+    fn begin(&mut self, key: &str, document: &Document, rollout: Box<Rollout>) {
+        let (shared, key, stop) = (Arc::clone(&self.shared), key.to_owned(), self.stop.subscribe());
+        let (document, mut restored) = (document.clone(), Some(rollout));
+        self.tasks.spawn(async move {
+            let begin = || guard_once(Arc::clone(&shared), key.clone(), document.clone(), restored.take(), stop.clone());
+            again::until_done(&key, stop.clone(), begin).await;
+        });
     }
 
     /// Reads the specifications again: changed documents hold, rollouts that are new are guarded from here on. One whose document
@@ -194,8 +192,8 @@ impl Controller {
         world.replace_flag_targets(loaded.flags.clone());
         self.loaded = Arc::clone(&loaded);
         *self.shared.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&loaded);
-        for (key, spec, rollout) in restored {
-            self.begin(key, spec, rollout, self.stop.subscribe());
+        for (key, document, rollout) in restored {
+            self.begin(key, document, rollout);
             tracing::info!(rollout = key, "guarded from now on");
         }
         self.shared.changed.notify_waiters();
@@ -207,8 +205,8 @@ impl Controller {
         let mut restored: Vec<Restored<'a>> = Vec::new();
         let taken = async {
             // One that has a line came back: its task never ended.
-            for (key, (metadata, spec)) in loaded.rollouts.iter().filter(|(key, _)| self.shared.handle.line(key).is_none()) {
-                restored.push((key, spec, self.restore(loaded, key, metadata, spec).await?));
+            for (key, document) in loaded.rollouts.iter().filter(|(key, _)| self.shared.handle.line(key).is_none()) {
+                restored.push((key, document, self.restore(loaded, key, document).await?));
             }
             Ok(documents::keep(self.shared.world.store().local(), loaded).await?)
         };
@@ -275,6 +273,40 @@ pub(crate) async fn open_world(setup: &Setup, loaded: &Loaded) -> Result<World, 
         world.connect(name, Source::open(name, spec)?);
     }
     Ok(world)
+}
+
+async fn restore(shared: &Arc<Shared>, loaded: &Arc<Loaded>, key: &str, document: &Document) -> Result<Box<Rollout>, LoadError> {
+    let (metadata, spec) = document;
+    let policies = Policies::new(Arc::clone(loaded), metadata.clone(), spec);
+    let guard = guard(loaded, shared.world.store().uid(key), key, &policies, spec);
+    Rollout::restore(Arc::clone(shared), guard, policies).await
+}
+
+/// Guards a rollout until `stop`, from what is restored already or else from what was committed; `document` is for one whose document is
+/// gone meanwhile.
+///
+/// # Errors
+/// Its state cannot be read.
+async fn guard_once(
+    shared: Arc<Shared>,
+    key: String,
+    document: Document,
+    restored: Option<Box<Rollout>>,
+    stop: watch::Receiver<bool>,
+) -> Result<(), LoadError> {
+    let loaded = shared.documents();
+    let current = loaded.rollouts.get(&key).unwrap_or(&document);
+    let rollout = match restored {
+        Some(rollout) => rollout,
+        None => Box::pin(restore(&shared, &loaded, &key, current)).await?,
+    };
+    let (ordinary_in, ordinary) = mpsc::channel(ORDINARY_MAX);
+    let mut eyes = JoinSet::new();
+    eyes.spawn(observe(Arc::clone(&shared), key.clone(), Arc::clone(&current.1), ordinary_in, stop.clone()));
+    eyes.spawn(super::queries::ask(Arc::clone(&shared), key, stop.clone()));
+    drop((loaded, document));
+    again::together(Box::pin(rollout.run(ordinary, stop)), eyes).await;
+    Ok(())
 }
 
 /// The process that is guarded.

@@ -3,7 +3,8 @@
 //! * `controller.pem`: ECDSA P-256, for ledger records and decision statements; every verifier knows it.
 //! * `log.pem`: Ed25519, for the audit log's checkpoints.
 //!
-//! Beside each its public part: `controller.pub` (PEM) and `log.pub` (a note verifier key). Made on first use, never replaced.
+//! Beside each its public part: `controller.pub` (PEM) and `log.pub` (a note verifier key). Made before the store's database is, never
+//! replaced: what they signed holds by them alone.
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -19,8 +20,11 @@ use aws_lc_rs::signature::{
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 
 use super::audit::note::{Checkpoint, NoteError, Verifier};
+use super::store::schema::FILE as DATABASE;
 use crate::core::release::hex;
 
+/// The private keys.
+const PRIVATE: [&str; 2] = ["controller.pem", "log.pem"];
 /// Key files larger than this are refused unread.
 const MAX_FILE: u64 = 16 * 1024;
 
@@ -38,6 +42,23 @@ pub enum KeyError {
     /// Others than the owner can read a private key.
     #[error("key file {0} is readable by others: run `chmod 600 {0}`, and think about who has read it")]
     Exposed(PathBuf),
+    /// A private key that the store beside it was signed with is gone.
+    #[error(
+        "key file {0} is gone, and what the store holds was signed with it: restore the file from a backup; if there is none, move the \
+         store's folder away, keep it, and start with an empty one, where what runs has to be adopted anew"
+    )]
+    Lost(PathBuf),
+    /// A public part that belongs to another private key.
+    #[error(
+        "key file {public} is not the public part of {private}: restore the two that belong together from a backup; if the public part \
+         alone was changed, move it away, and it is written anew"
+    )]
+    Mismatch {
+        /// The public part.
+        public: PathBuf,
+        /// The private key beside it.
+        private: PathBuf,
+    },
     /// Not a key of the expected kind.
     #[error("key file {path} is not {expected}: restore it from a backup")]
     Invalid {
@@ -74,24 +95,34 @@ pub struct Public {
 }
 
 impl Keys {
-    /// Reads the keys in `dir`, making those that are not there.
+    /// Reads the keys in `dir`, making those that are not there, unless they were there before: the store around them has a database, or
+    /// their public parts are left.
     ///
     /// Two processes that start at once end up with the same keys.
+    ///
+    /// # Errors
+    /// A key cannot be had, or is not the one that the store was signed with.
     pub fn open(dir: &Path) -> Result<Self, KeyError> {
+        let has_signed = |private: &Path| is_store(dir) || private.with_extension("pub").exists();
+        let lost = PRIVATE.map(|name| dir.join(name)).into_iter().find(|path| !path.exists() && has_signed(path));
+        if let Some(path) = lost {
+            return Err(KeyError::Lost(path));
+        }
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| KeyError::Io { path: dir.into(), source })?;
         let random = SystemRandom::new();
-        let controller = private(&dir.join("controller.pem"), || {
+        let [controller_path, log_path] = PRIVATE.map(|name| dir.join(name));
+        let controller = private(&controller_path, || {
             EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).ok().map(|key| key.as_ref().to_vec())
         })?;
-        let log = private(&dir.join("log.pem"), || Ed25519KeyPair::generate_pkcs8v1(&random).ok().map(|key| key.as_ref().to_vec()))?;
-        let invalid = |name: &str, expected| KeyError::Invalid { path: dir.join(name), expected };
+        let log = private(&log_path, || Ed25519KeyPair::generate_pkcs8v1(&random).ok().map(|key| key.as_ref().to_vec()))?;
+        let invalid = |path: &Path, expected| KeyError::Invalid { path: path.into(), expected };
         let controller = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &controller)
-            .map_err(|_| invalid("controller.pem", "an ECDSA P-256 private key in PKCS #8 PEM form"))?;
-        let log = Ed25519KeyPair::from_pkcs8(&log).map_err(|_| invalid("log.pem", "an Ed25519 private key in PKCS #8 PEM form"))?;
+            .map_err(|_| invalid(&controller_path, "an ECDSA P-256 private key in PKCS #8 PEM form"))?;
+        let log = Ed25519KeyPair::from_pkcs8(&log).map_err(|_| invalid(&log_path, "an Ed25519 private key in PKCS #8 PEM form"))?;
         let public = Public::of(&controller, &log).ok_or(KeyError::Generate)?;
         let keys = Self { controller, log, public };
-        publish(&dir.join("controller.pub"), &keys.public.controller_pem())?;
-        publish(&dir.join("log.pub"), &format!("{}\n", keys.public.log))?;
+        publish(&controller_path, &keys.public.controller_pem())?;
+        publish(&log_path, &format!("{}\n", keys.public.log))?;
         Ok(keys)
     }
 
@@ -108,7 +139,7 @@ impl Keys {
         EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &der).map_err(|_| invalid())?;
         if path.exists() && decode_pem(&read(&path)?, "PRIVATE KEY") != Some(der) {
             // Only a key that was made a moment ago, before another replica's, has signed nothing.
-            if dir.parent().is_none_or(|store| store.join("backstop.db").exists()) {
+            if is_store(dir) {
                 return Err(invalid());
             }
             for name in ["controller.pem", "controller.pub"] {
@@ -193,9 +224,18 @@ fn private(path: &Path, generate: impl FnOnce() -> Option<Vec<u8>>) -> Result<Ve
         .ok_or_else(|| KeyError::Invalid { path: path.into(), expected: "a private key in PKCS #8 PEM form" })
 }
 
-/// Public parts are a convenience: on a read-only file system they stay as they are.
-fn publish(path: &Path, text: &str) -> Result<(), KeyError> {
-    if path.exists() { Ok(()) } else { create(path, text, 0o644) }
+/// Writes the public part of a private key beside it, where it is not there yet.
+fn publish(private: &Path, text: &str) -> Result<(), KeyError> {
+    let public = private.with_extension("pub");
+    if !public.exists() {
+        create(&public, text, 0o644)?;
+    }
+    if read(&public)?.trim_end() == text.trim_end() { Ok(()) } else { Err(KeyError::Mismatch { public, private: private.into() }) }
+}
+
+/// Whether the store around a folder of keys has a database, which they have signed.
+fn is_store(keys: &Path) -> bool {
+    keys.parent().is_some_and(|store| std::fs::metadata(store.join(DATABASE)).is_ok_and(|file| file.len() > 0))
 }
 
 /// Puts a whole, synced file in place; keeps one that is there already.
@@ -266,6 +306,33 @@ mod tests {
         let error = Keys::open(dir.path()).unwrap_err();
         assert!(matches!(error, KeyError::Invalid { .. }));
         assert!(!error.to_string().contains("c2VjcmV0"));
+    }
+
+    #[test]
+    fn a_lost_key_of_a_store_is_not_replaced_and_neither_is_its_public_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let (keys, database) = (dir.path().join("keys"), dir.path().join(DATABASE));
+        Keys::open(&keys).unwrap();
+        fs::write(&database, "a database").unwrap();
+        for name in PRIVATE {
+            let (path, aside) = (keys.join(name), dir.path().join(name));
+            fs::rename(&path, &aside).unwrap();
+            let error = Keys::open(&keys).unwrap_err();
+            assert!(matches!(&error, KeyError::Lost(lost) if *lost == path), "{error}");
+            assert!(!path.exists());
+            // Its public part alone says that it was there.
+            fs::remove_file(&database).unwrap();
+            assert!(matches!(Keys::open(&keys).unwrap_err(), KeyError::Lost(_)));
+            let other = dir.path().join("other");
+            Keys::open(&other).unwrap();
+            fs::copy(other.join(name), &path).unwrap();
+            assert!(matches!(Keys::open(&keys).unwrap_err(), KeyError::Mismatch { .. }));
+            fs::write(&database, "a database").unwrap();
+            fs::rename(&aside, &path).unwrap();
+            Keys::open(&keys).unwrap();
+        }
+        fs::remove_file(keys.join("log.pub")).unwrap();
+        assert_eq!(Keys::open(&keys).unwrap().public(), &Public::load(&keys).unwrap(), "a public part can be told again");
     }
 
     #[test]

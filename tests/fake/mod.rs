@@ -213,6 +213,13 @@ fn policy() -> Policy {
     Policy { attestation, ..Policy::default() }
 }
 
+/// A line with this many places that nobody takes anything from, but whoever has its other end.
+pub fn line(places: usize) -> (Line, mpsc::Receiver<Message>) {
+    let (urgent, inbox) = mpsc::channel(places);
+    let view = watch::channel(shown(&Machine::restore(guard(), policy(), resting()))).1;
+    (Line { urgent, view }, inbox)
+}
+
 fn run(handle: &Handle, state: State, observed: Observed) {
     let machine = Machine::restore(guard(), policy(), state);
     let (urgent, inbox) = mpsc::channel(64);

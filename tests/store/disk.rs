@@ -169,10 +169,14 @@ async fn another_programs_database_and_lost_keys_are_refused() {
     let store = open(dir.path());
     commit_up_to(&store, KEY, 0, 1).await.unwrap();
     drop(store);
-    fs::rename(dir.path().join("store/keys"), dir.path().join("keys")).unwrap();
-    let refused = Store::open(&dir.path().join("store"), &dir.path().join("spool")).err().unwrap();
-    assert!(refused.0.contains("the signing keys are gone"), "{refused}");
-    fs::rename(dir.path().join("keys"), dir.path().join("store/keys")).unwrap();
+    for lost in ["keys", "keys/controller.pem", "keys/log.pem"] {
+        let (place, aside) = (dir.path().join("store").join(lost), dir.path().join("aside"));
+        fs::rename(&place, &aside).unwrap();
+        let refused = Store::open(&dir.path().join("store"), &dir.path().join("spool")).err().unwrap();
+        assert!(refused.0.contains("is gone") && refused.0.contains("restore the file from a backup"), "{lost}: {refused}");
+        assert!(!place.exists(), "none is made in its place");
+        fs::rename(&aside, &place).unwrap();
+    }
 
     let database = Connection::open(dir.path().join("store/backstop.db")).unwrap();
     database.pragma_update(None, "user_version", 99).unwrap();

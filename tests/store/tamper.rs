@@ -221,6 +221,24 @@ async fn a_log_that_is_cut_short_is_found_by_the_checkpoint_outside() {
 }
 
 #[tokio::test]
+async fn a_checkpoint_of_another_key_is_not_written_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path()).await;
+    let path = store.dir().join("checkpoint");
+    let (own, other) = (fs::read_to_string(&path).unwrap(), filled(&dir.path().join("other")).await);
+    let witness = fs::read_to_string(other.dir().join("checkpoint")).unwrap();
+    for left in [witness.as_str(), "", "garbage"] {
+        fs::write(&path, left).unwrap();
+        let refused = store.drain().await.unwrap_err();
+        assert!(refused.0.contains("not written over"), "{refused}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), left);
+    }
+    fs::write(&path, own).unwrap();
+    store.drain().await.unwrap();
+    assert!(verify(&store).is_ok());
+}
+
+#[tokio::test]
 async fn the_checkpoint_outside_and_evidence_files_are_guarded() {
     let dir = tempfile::tempdir().unwrap();
     let store = filled(dir.path()).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kube::api::DynamicObject;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::books::{Books, conditions_of, key_of, troubles};
 use super::observer::Observer;
@@ -17,6 +17,7 @@ use super::watches::Told;
 use super::{Setup, endpoints};
 use crate::core::spec::{GuardSource, GuardedRollout, Metadata};
 use crate::core::work::Lane;
+use crate::shell::again;
 use crate::shell::rollout::{Policies, Rollout, Shared};
 use crate::shell::standalone::guard;
 use crate::spec::Loaded;
@@ -27,6 +28,7 @@ use crate::world::kubernetes::report::{self, Said};
 use crate::world::kubernetes::store::Store;
 use crate::world::source::Source;
 use crate::world::storage::Storage;
+use crate::world::store::LoadError;
 
 /// How long changes gather before they are acted on.
 const GATHER: Duration = Duration::from_millis(50);
@@ -381,7 +383,7 @@ impl Supervisor {
 
     fn begin(&self, key: &str) -> Running {
         let ((stop, stopped), (revision, newest)) = (watch::channel(false), watch::channel(0));
-        let task = Task {
+        let task = Arc::new(Task {
             shared: Arc::clone(&self.shared),
             setup: self.setup.clone(),
             sight: Arc::clone(&self.sight),
@@ -389,7 +391,7 @@ impl Supervisor {
             turns: Arc::clone(&self.turns),
             again: Arc::clone(&self.again),
             key: key.to_owned(),
-        };
+        });
         let again = Arc::clone(&self.again);
         let task = tokio::spawn(async move {
             task.run(newest, stopped).await;
@@ -438,10 +440,40 @@ struct Task {
 }
 
 impl Task {
-    async fn run(self, revision: watch::Receiver<u64>, mut stop: watch::Receiver<bool>) {
+    async fn run(self: Arc<Self>, revision: watch::Receiver<u64>, stop: watch::Receiver<bool>) {
+        let once = || Arc::clone(&self).guard_once(revision.clone(), stop.clone());
+        let guarded = again::until_done(&self.key, stop.clone(), once).await.flatten();
+        self.shared.handle.disconnect(&self.key);
+        self.shared.neighbours.forget(&self.key);
+        self.shared.world.forget(&self.key);
+        self.sight.forget(&self.key);
+        if let Storage::Cluster(store) = self.shared.world.store() {
+            store.forget(&self.key);
+        }
+        // Another replica's guard stays marked; one that is gone is not guarded any more.
+        if let Some((namespace, spec)) = guarded
+            && let Some((kind, workload)) = spec.workload.object()
+            && !self.shared.documents().rollouts.contains_key(&self.key)
+        {
+            let done = Box::pin(self.setup.cluster.mark(&namespace, kind, workload, &Marks::default())).await;
+            if let Err(error) = done {
+                tracing::warn!(rollout = self.key, %error, "the workload stays marked as guarded");
+            }
+        }
+    }
+
+    /// Guards until `stop`. The namespace and the document of what was guarded, if that was anything.
+    ///
+    /// # Errors
+    /// Its state cannot be read.
+    async fn guard_once(
+        self: Arc<Self>,
+        revision: watch::Receiver<u64>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Option<(String, Arc<GuardedRollout>)>, LoadError> {
         // What is done once takes no room while the guard rests, thousands of times.
-        let Some((rollout, spec, namespace)) = Box::pin(self.restore(&mut stop)).await else { return };
-        let Some((kind, workload)) = spec.workload.object() else { return };
+        let Some((rollout, spec, namespace)) = Box::pin(self.restore()).await? else { return Ok(None) };
+        let Some((_, workload)) = spec.workload.object() else { return Ok(None) };
         let (ordinary_in, ordinary) = mpsc::channel(ORDINARY_MAX);
         let observer = Observer {
             shared: Arc::clone(&self.shared),
@@ -454,41 +486,20 @@ impl Task {
             again: Arc::clone(&self.again),
             only_looks: false,
         };
-        let eyes = tokio::spawn(observer.run(ordinary_in, stop.clone()));
+        let mut eyes = JoinSet::new();
+        eyes.spawn(observer.run(ordinary_in, stop.clone()));
         tracing::debug!(rollout = self.key, "guarded here");
-        rollout.following(revision).run(ordinary, stop).await;
-        eyes.abort();
-        self.shared.handle.disconnect(&self.key);
-        self.shared.neighbours.forget(&self.key);
-        self.shared.world.forget(&self.key);
-        self.sight.forget(&self.key);
-        if let Storage::Cluster(store) = self.shared.world.store() {
-            store.forget(&self.key);
-        }
-        // Another replica's guard stays marked; one that is gone is not guarded any more.
-        if !self.shared.documents().rollouts.contains_key(&self.key) {
-            let done = Box::pin(self.setup.cluster.mark(&namespace, kind, workload, &Marks::default())).await;
-            if let Err(error) = done {
-                tracing::warn!(rollout = self.key, %error, "the workload stays marked as guarded");
-            }
-        }
+        again::together(Box::pin(rollout.following(revision).run(ordinary, stop)), eyes).await;
+        Ok(Some((namespace, spec)))
     }
 
-    /// Restores the rollout, again and again until that works.
-    async fn restore(&self, stop: &mut watch::Receiver<bool>) -> Option<(Box<Rollout>, Arc<GuardedRollout>, String)> {
-        loop {
-            let loaded = self.shared.documents();
-            let (metadata, spec) = loaded.rollouts.get(&self.key)?;
-            let policies = Policies::new(Arc::clone(&loaded), metadata.clone(), spec);
-            let guard = guard(&loaded, self.shared.world.store().uid(&self.key), &self.key, &policies, spec);
-            match Rollout::restore(Arc::clone(&self.shared), guard, policies).await {
-                Ok(rollout) => return Some((rollout, Arc::clone(spec), metadata.namespace().to_owned())),
-                Err(error) => tracing::error!(rollout = self.key, %error, "its state cannot be read yet"),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(AGAIN) => {}
-                _ = stop.changed() => return None,
-            }
-        }
+    /// Restores the rollout, unless its document is gone.
+    async fn restore(&self) -> Result<Option<(Box<Rollout>, Arc<GuardedRollout>, String)>, LoadError> {
+        let loaded = self.shared.documents();
+        let Some((metadata, spec)) = loaded.rollouts.get(&self.key) else { return Ok(None) };
+        let policies = Policies::new(Arc::clone(&loaded), metadata.clone(), spec);
+        let guard = guard(&loaded, self.shared.world.store().uid(&self.key), &self.key, &policies, spec);
+        let rollout = Rollout::restore(Arc::clone(&self.shared), guard, policies).await?;
+        Ok(Some((rollout, Arc::clone(spec), metadata.namespace().to_owned())))
     }
 }

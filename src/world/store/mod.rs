@@ -109,16 +109,7 @@ impl Store {
     /// The same, waiting at most `busy` for another process's lock.
     pub fn open_with(dir: &Path, spool: &Path, busy: Duration) -> Result<Self, Unavailable> {
         schema::folder(dir)?;
-        let keys = dir.join("keys");
-        let started = std::fs::metadata(dir.join(schema::FILE)).is_ok_and(|file| file.len() > 0);
-        if started && !keys.join("controller.pem").exists() {
-            let what = format!(
-                "{}: the signing keys are gone: restore them from a backup, without them the ledger is worth nothing",
-                keys.display()
-            );
-            return Err(Unavailable(what));
-        }
-        let keys = Keys::open(&keys).map_err(|error| Unavailable(error.to_string()))?;
+        let keys = Keys::open(&dir.join("keys")).map_err(|error| Unavailable(error.to_string()))?;
         let connection = match schema::writer(dir, busy) {
             Ok(connection) => Some(connection),
             Err(unavailable) => {
@@ -249,13 +240,20 @@ impl Store {
 
     /// Keeps the newest checkpoint outside the database, so that a log that was cut short is found out.
     ///
-    /// A file that contradicts the log is not written over: it is the only witness.
+    /// A file that contradicts the log, or is not signed with its key, is not written over: it is the only witness.
     async fn publish(&self, note: String, size: u64) -> Result<(), Unavailable> {
         let path = self.0.dir.join(CHECKPOINT);
         let _one = self.0.publishing.lock().await;
-        let known = std::fs::read_to_string(&path).ok().and_then(|text| self.public().log.checkpoint(&text).ok());
+        let say = |what: &dyn std::fmt::Display| Unavailable(format!("file {}: {what}", path.display()));
+        let known = match std::fs::read_to_string(&path) {
+            Ok(text) => Some(self.public().log.checkpoint(&text).map_err(|error| {
+                say(&format!("{error}; it is not written over: restore the key that signed it, or move the file away and keep it"))
+            })?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(say(&error)),
+        };
         if let Some(known) = known {
-            if known.size == size && path.exists() {
+            if known.size == size {
                 return Ok(());
             }
             let of_size = move |connection: &rusqlite::Connection| log::checkpoint(connection, known.size);
@@ -274,8 +272,7 @@ impl Store {
         }
         let inner = Arc::clone(&self.0);
         let write = tokio::task::spawn_blocking(move || crate::world::audit::publish(&inner.dir, &note)).await;
-        let say = |error: std::io::Error| Unavailable(format!("file {}: {error}", path.display()));
-        write.map_err(std::io::Error::other).and_then(|written| written).map_err(say)
+        write.map_err(std::io::Error::other).and_then(|written| written).map_err(|error| say(&error))
     }
 
     /// Keeps evidence bytes under their digest; on disk on return.
