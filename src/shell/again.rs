@@ -25,14 +25,14 @@ where
 {
     let mut broken = 0;
     loop {
-        let begun = clock::instant();
+        let since = clock::instant();
         // What broke is dropped whole; what others see of it is behind locks that nobody leaves half done.
         match AssertUnwindSafe(begin()).catch_unwind().await {
             Ok(Ok(done)) => return Some(done),
             Ok(Err(error)) => tracing::error!(rollout = key, %error, "its state cannot be read yet"),
             Err(_) => tracing::error!(rollout = key, "its task broke; it begins again from what was committed"),
         }
-        let lasted = clock::instant().saturating_duration_since(begun);
+        let lasted = clock::instant().saturating_duration_since(since);
         broken = if lasted < LASTED { broken + 1 } else { 1 };
         tokio::select! {
             () = tokio::time::sleep(backoff::urgent(broken)) => {}
@@ -67,7 +67,7 @@ mod tests {
     #[tokio::test]
     async fn what_breaks_is_begun_again_later_each_time_and_what_ends_is_not() {
         let (_stop, stopped) = watch::channel(false);
-        let (times, begun) = (Arc::new(AtomicU32::new(0)), clock::instant());
+        let (times, since) = (Arc::new(AtomicU32::new(0)), clock::instant());
         let begin = || {
             let times = Arc::clone(&times);
             async move {
@@ -85,7 +85,7 @@ mod tests {
             }
         };
         assert_eq!(until_done("shop/checkout", stopped, begin).await, Some(3));
-        assert!(begun.elapsed() >= Duration::from_millis(100 + 200 + 400), "{:?}", begun.elapsed());
+        assert!(since.elapsed() >= Duration::from_millis(100 + 200 + 400), "{:?}", since.elapsed());
     }
 
     #[tokio::test]

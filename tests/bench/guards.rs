@@ -80,7 +80,7 @@ pub(crate) fn document(public_key: &str) -> (GuardedRollout, Policy) {
     let loaded = load_text("bench.yaml", &text(public_key), Path::new("."));
     let Some((metadata, spec)) = loaded.rollouts.get("shop/checkout").cloned() else { panic!("{:?}", loaded.findings) };
     let policies = Policies::new(loaded.into(), metadata, &spec);
-    (spec, policies.of_guard())
+    (GuardedRollout::clone(&spec), policies.of_guard())
 }
 
 /// A person.

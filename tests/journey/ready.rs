@@ -24,7 +24,7 @@ async fn proof(house: &House, target: &Release) -> Outcome {
     let guard = backstop::core::state::Guard {
         key: key.into(),
         uid: shared.world.store().uid(key),
-        spec: std::sync::Arc::new(spec.clone()),
+        spec: spec.clone(),
         interval: Span::seconds(1),
     };
     let subjects = Subjects {
