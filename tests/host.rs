@@ -289,6 +289,33 @@ async fn a_service_that_ignores_sigterm_and_fills_its_log_is_contained() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_leads_traffic_back_where_neither_controller_nor_store_is_there() {
+    let mut bed = Bed::start().await;
+    let (stable, candidate) = (bed.release(&[]), bed.release(&[("GREETING", "hi")]));
+    bed.deploy(&stable).await;
+    bed.arm(&candidate).await;
+    let forward = weights(&[(&stable, 75.0), (&candidate, 25.0)]);
+    assert!(matches!(bed.ensure_as(20, Fence::Generation(2), forward).await, Outcome::Done { changed: true, .. }));
+    // Where the command line looks for the host.
+    let data = bed.folder.path().join("controller");
+    std::fs::create_dir_all(&data).unwrap();
+    std::os::unix::fs::symlink(bed.folder.path().join("data"), data.join("host")).unwrap();
+    let revert = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_backstop"));
+        let output = command.args(["revert", "checkout", "--yes"]).args(arguments).arg("--data-dir").arg(&data).output().await.unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, _, err) = revert(&[]).await;
+    assert!(code == Some(4) && err.contains("--traffic-only"), "{code:?}: {err}");
+    let (code, out, err) = revert(&["--traffic-only", "--json"]).await;
+    assert!(code == Some(6) && err.contains("on the host alone"), "{code:?}: {out}{err}");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&out).unwrap()["rollout"], "shop/checkout");
+    let view = bed.client.view(host_bed::NAMESPACE, host_bed::NAME).await.unwrap().unwrap();
+    assert_eq!(view.observed.weights.get(&stable.id), Some(&Percent::FULL));
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stale_writers_and_held_releases_are_refused() {
     let mut bed = Bed::start().await;
     let (stable, candidate) = (bed.release(&[]), bed.release(&[("GREETING", "hi")]));

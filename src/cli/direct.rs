@@ -9,12 +9,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Context;
+use super::service::choose;
 use crate::api::auth::{Peer, Principals};
 use crate::api::wire::{Caller, Claims, Command, Freeze, FreezeScope, Frozen, Reply, Standing};
 use crate::config::{Paths, docker_config};
 use crate::core::actor::{Actor, ActorKind, Assurance, Request};
 use crate::core::attest;
-use crate::core::input::Parts;
+use crate::core::input::{Outcome, Parts};
 use crate::core::machine::Answer;
 use crate::core::preview::View;
 use crate::core::reason::Reason;
@@ -29,6 +30,7 @@ use crate::shell::{direct, documents, scopes};
 use crate::spec;
 use crate::world::audit::{self, Filter};
 use crate::world::clock::{self, Clock};
+use crate::world::host_client::HostClient;
 use crate::world::keys::Public;
 use crate::world::kubernetes::{connect, freezes};
 use crate::world::registry::{Collector, Credentials, Patience};
@@ -37,6 +39,8 @@ use crate::world::verify::{Keys, verify as verify_evidence};
 
 /// How long a command without the controller is followed.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// How long the host may take to answer.
+const HOST_WITHIN: Duration = Duration::from_secs(10);
 
 /// A record as the audit log has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -126,6 +130,24 @@ pub(super) async fn standing(context: &Context, key: &str) -> Result<Standing, E
 }
 
 // ---------------------------------------------------------------------------------------------------- commands
+
+/// Moves the traffic of the service that is meant to its stable release, with nothing but the host; the key of its rollout.
+///
+/// # Errors
+/// The host does not answer, knows no such workload or no stable release of it.
+pub(super) async fn traffic_to_stable(context: &Context, service: &str) -> Result<String, Error> {
+    let host = HostClient::new(context.paths.host_socket(), HOST_WITHIN);
+    let known = host.workloads().await.map_err(|fault| Error::unreachable("the host cannot be used").because(&fault))?;
+    let key = choose(Some(service), &known)?;
+    let (namespace, name) = key.split_once('/').unwrap_or(("default", &key));
+    match host.traffic_to_stable(namespace, name).await {
+        Outcome::Done { .. } => Ok(key),
+        Outcome::Unknown(what) | Outcome::Transient { what, .. } => Err(Error::unreachable("the host may not have obeyed").cause(what)),
+        Outcome::Denied(what) | Outcome::Invalid(what) | Outcome::Superseded(what) => {
+            Err(Error::new(Exit::Refused, "the host did not obey").cause(what))
+        }
+    }
+}
 
 /// Who this user is, by the same file that the controller reads.
 fn request(context: &Context, claims: Claims, body: &[u8]) -> Result<Request, Error> {

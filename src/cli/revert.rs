@@ -69,7 +69,10 @@ pub struct Args {
 }
 
 pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Error> {
-    let (at, via) = standing(context, args.service.as_deref()).await?;
+    let (at, via) = match standing(context, args.service.as_deref()).await {
+        Err(error) if error.exit == Exit::Unreachable && context.cluster.is_none() => return by_host_alone(&args, context, error).await,
+        found => found?,
+    };
     if via == Via::Store {
         Context::warn("the controller does not answer: acting directly on its store and the host");
     }
@@ -104,6 +107,27 @@ pub(super) async fn run(args: Args, context: &Context) -> Result<Exit, Error> {
         Via::Store => "it did not answer before".to_owned(),
     };
     act(&args, context, &at, &command, &mut progress, &cause).await
+}
+
+/// Leads the traffic back where neither controller nor store is of help. More cannot be done without a ledger, so it is asked for by its
+/// name. Done in part.
+///
+/// # Errors
+/// Why the store is of no help, if it is not asked for; what the host said, if it did not obey.
+async fn by_host_alone(args: &Args, context: &Context, error: Error) -> Result<Exit, Error> {
+    let Some(service) = args.service.as_deref().filter(|_| args.traffic_only && !args.dry_run) else {
+        return Err(error.hint("`backstop revert SERVICE --traffic-only` leads the traffic back with nothing but the host"));
+    };
+    Context::warn(&format!("neither the controller nor its store is of help ({error}): acting on the host alone"));
+    if !args.yes {
+        confirm(service)?;
+    }
+    let key = direct::traffic_to_stable(context, service).await?;
+    let undone = "nothing is recorded, flags are as they were, and nothing keeps the other release out";
+    context.show(&json!({"rollout": key, "done": "traffic", "undone": undone}), || {
+        format!("the traffic of {key} is at its stable release; {undone}. Next: mend the store, then `backstop revert {key}`")
+    })?;
+    Ok(Exit::Partial)
 }
 
 /// Reverts without the controller, which is of no help because of `cause`.

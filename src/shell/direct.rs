@@ -144,15 +144,6 @@ fn is_over(view: &View, reverts: bool) -> bool {
     }
 }
 
-/// Moves traffic to stable with nothing but the host: not even the store is needed.
-///
-/// # Errors
-/// What the host said.
-pub async fn traffic_to_stable(setup: &Setup, key: &str) -> Outcome {
-    let (namespace, name) = key.split_once('/').unwrap_or(("default", key));
-    HostClient::new(&setup.host_socket, Duration::from_secs(10)).traffic_to_stable(namespace, name).await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
