@@ -264,6 +264,11 @@ async fn health_and_numbers_need_no_credential() {
     let (_, text) = http(&fake, "GET", "/metrics", None, "").await;
     let line = r#"backstop_api_requests_total{route="/v1/rollouts",status="200"} 1"#;
     assert!(text.as_str().unwrap().contains(line), "{text}");
+    // One task that broke begins again by itself; that all have is not theirs.
+    fake.handle.connect("shop/broken".into(), fake::line(1).0);
+    assert_eq!(http(&fake, "GET", "/healthz", None, "").await.0, StatusCode::OK);
+    fake.handle.connect(fake::KEY.into(), fake::line(1).0);
+    assert_eq!(http(&fake, "GET", "/healthz", None, "").await.0, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::core::backoff;
+use crate::telemetry::work::work;
 use crate::world::clock;
 
 /// What lasted for so long did not break by beginning again.
@@ -32,6 +33,7 @@ where
             Ok(Err(error)) => tracing::error!(rollout = key, %error, "its state cannot be read yet"),
             Err(_) => tracing::error!(rollout = key, "its task broke; it begins again from what was committed"),
         }
+        work().tasks_broken.inc();
         let lasted = clock::instant().saturating_duration_since(since);
         broken = if lasted < LASTED { broken + 1 } else { 1 };
         tokio::select! {

@@ -10,7 +10,7 @@ use super::handle::Handle;
 use super::rollout::Policies;
 use super::standalone::{Controller, Setup, StartError, guard};
 use crate::core::actor::Request;
-use crate::core::input::{Commanded, Input, Observed, Outcome, Verb};
+use crate::core::input::{Commanded, Input, Observed, Verb};
 use crate::core::machine::Answer;
 use crate::core::preview::{RevertPlan, View};
 use crate::core::spec::{GuardedRollout, Metadata};

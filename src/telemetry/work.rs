@@ -64,6 +64,8 @@ pub struct Work {
     pub commits: Family<Ended, Counter>,
     /// Seconds that a commit took.
     pub commit: Histogram,
+    /// Times that a rollout's task broke, or could not read its state, and begins again.
+    pub tasks_broken: Counter,
     /// Replicas that this one sees alive, itself among them.
     pub replicas: Gauge,
     /// When this replica last renewed its Lease.
@@ -84,6 +86,7 @@ static WORK: LazyLock<Work> = LazyLock::new(|| Work {
     effects: Family::default(),
     commits: Family::default(),
     commit: short(),
+    tasks_broken: Counter::default(),
     replicas: Gauge::default(),
     lease_renewed: Gauge::default(),
 });
@@ -104,6 +107,7 @@ impl Work {
         r.register("effects", "Effects, by how they ended", self.effects.clone());
         r.register("commits", "Commits of state, by how they ended", self.commits.clone());
         r.register_with_unit("commit", "How long a commit of state took", Unit::Seconds, self.commit.clone());
+        r.register("tasks_broken", "Times that a rollout's task broke and begins again", self.tasks_broken.clone());
         r.register("replicas", "Replicas that this one sees alive, itself among them; 0 on one machine", self.replicas.clone());
         r.register_with_unit(
             "lease_renewed_timestamp",
