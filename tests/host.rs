@@ -311,7 +311,7 @@ async fn a_person_leads_traffic_back_where_neither_controller_nor_store_is_there
     assert!(code == Some(6) && err.contains("on the host alone"), "{code:?}: {out}{err}");
     assert_eq!(serde_json::from_str::<serde_json::Value>(&out).unwrap()["rollout"], "shop/checkout");
     let view = bed.client.view(host_bed::NAMESPACE, host_bed::NAME).await.unwrap().unwrap();
-    assert_eq!(view.observed.weights.get(&stable.id), Some(&Percent::FULL));
+    assert_eq!(view.observed.weights.get(&stable.id), Some(&backstop::core::spec::Percent::FULL));
     bed.end().await;
 }
 
