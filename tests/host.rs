@@ -294,8 +294,10 @@ async fn a_person_leads_traffic_back_where_neither_controller_nor_store_is_there
     let (stable, candidate) = (bed.release(&[]), bed.release(&[("GREETING", "hi")]));
     bed.deploy(&stable).await;
     bed.arm(&candidate).await;
-    let forward = weights(&[(&stable, 75.0), (&candidate, 25.0)]);
-    assert!(matches!(bed.ensure_as(20, Fence::Generation(2), forward).await, Outcome::Done { changed: true, .. }));
+    let (forward, back) = (weights(&[(&stable, 75.0), (&candidate, 25.0)]), weights(&[(&stable, 100.0)]));
+    // A revert has told the host before what is stable.
+    assert!(matches!(bed.ensure_as(20, Fence::Stable(stable.id.clone()), back).await, Outcome::Done { .. }));
+    assert!(matches!(bed.ensure_as(21, Fence::Generation(2), forward).await, Outcome::Done { changed: true, .. }));
     // Where the command line looks for the host.
     let data = bed.folder.path().join("controller");
     std::fs::create_dir_all(&data).unwrap();

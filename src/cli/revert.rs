@@ -118,7 +118,7 @@ async fn by_host_alone(args: &Args, context: &Context, error: Error) -> Result<E
     let Some(service) = args.service.as_deref().filter(|_| args.traffic_only && !args.dry_run) else {
         return Err(error.hint("`backstop revert SERVICE --traffic-only` leads the traffic back with nothing but the host"));
     };
-    Context::warn(&format!("neither the controller nor its store is of help ({error}): acting on the host alone"));
+    Context::warn(&format!("neither the controller nor its store is of help ({}): acting on the host alone", error.message));
     if !args.yes {
         confirm(service)?;
     }
