@@ -96,7 +96,7 @@ pub enum StartError {
 /// A rollout that is restored and does not run yet, with its key and document.
 type Restored<'a> = (&'a String, &'a Document, Box<Rollout>);
 /// A guard's document.
-type Document = (Metadata, Arc<GuardedRollout>);
+pub(super) type Document = (Metadata, Arc<GuardedRollout>);
 
 /// A running controller.
 pub struct Controller {
@@ -275,7 +275,11 @@ pub(crate) async fn open_world(setup: &Setup, loaded: &Loaded) -> Result<World, 
     Ok(world)
 }
 
-async fn restore(shared: &Arc<Shared>, loaded: &Arc<Loaded>, key: &str, document: &Document) -> Result<Box<Rollout>, LoadError> {
+/// Restores a rollout under these documents, its own among them.
+///
+/// # Errors
+/// Its state cannot be read.
+pub(super) async fn restore(shared: &Arc<Shared>, loaded: &Arc<Loaded>, key: &str, document: &Document) -> Result<Box<Rollout>, LoadError> {
     let (metadata, spec) = document;
     let policies = Policies::new(Arc::clone(loaded), metadata.clone(), spec);
     let guard = guard(loaded, shared.world.store().uid(key), key, &policies, spec);

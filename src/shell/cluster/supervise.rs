@@ -18,8 +18,8 @@ use super::{Setup, endpoints};
 use crate::core::spec::{GuardSource, GuardedRollout, Metadata};
 use crate::core::work::Lane;
 use crate::shell::again;
-use crate::shell::rollout::{Policies, Rollout, Shared};
-use crate::shell::standalone::guard;
+use crate::shell::rollout::{Rollout, Shared};
+use crate::shell::standalone::restore;
 use crate::spec::Loaded;
 use crate::spec::document::Kind;
 use crate::world::kubernetes::in_force;
@@ -496,10 +496,9 @@ impl Task {
     /// Restores the rollout, unless its document is gone.
     async fn restore(&self) -> Result<Option<(Box<Rollout>, Arc<GuardedRollout>, String)>, LoadError> {
         let loaded = self.shared.documents();
-        let Some((metadata, spec)) = loaded.rollouts.get(&self.key) else { return Ok(None) };
-        let policies = Policies::new(Arc::clone(&loaded), metadata.clone(), spec);
-        let guard = guard(&loaded, self.shared.world.store().uid(&self.key), &self.key, &policies, spec);
-        let rollout = Rollout::restore(Arc::clone(&self.shared), guard, policies).await?;
+        let Some(document) = loaded.rollouts.get(&self.key) else { return Ok(None) };
+        let rollout = restore(&self.shared, &loaded, &self.key, document).await?;
+        let (metadata, spec) = document;
         Ok(Some((rollout, Arc::clone(spec), metadata.namespace().to_owned())))
     }
 }
