@@ -1,9 +1,9 @@
 //! JSON as a value, for what comes from elsewhere and is kept whole: pod templates.
 //!
 //! Keys are ordered, so that equal values have one form. Whole numbers are the only ones: no field of a pod template is a
-//! fraction, and fractions do not survive every writer unchanged.
+//! fraction, and fractions do not survive every writer unchanged. Objects are lists without room to spare: there are several
+//! templates for each of thousands of workloads, and the nodes of a tree would be most of them.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -19,11 +19,58 @@ pub enum Json {
     /// A whole number.
     Number(i64),
     /// A string.
-    Text(String),
+    Text(Box<str>),
     /// An array.
-    List(Vec<Self>),
+    List(Box<[Self]>),
     /// An object.
-    Map(BTreeMap<String, Self>),
+    Map(Entries),
+}
+
+/// The entries of an object, in the order of their keys, none twice.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Entries(Vec<(Box<str>, Json)>);
+
+impl Entries {
+    fn place(&self, key: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(known, _)| (**known).cmp(key))
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&Json> {
+        Some(&self.0[self.place(key).ok()?].1)
+    }
+
+    /// The same, to change it.
+    pub fn get_mut(&mut self, key: &str) -> Option<&mut Json> {
+        let place = self.place(key).ok()?;
+        Some(&mut self.0[place].1)
+    }
+
+    /// Takes a key out, if it is there.
+    pub fn remove(&mut self, key: &str) {
+        self.retain(|known, _| known != key);
+    }
+
+    /// Takes out every entry that `keep` does not want.
+    pub fn retain(&mut self, mut keep: impl FnMut(&str, &Json) -> bool) {
+        self.0.retain(|(key, value)| keep(key, value));
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Json)> {
+        self.0.iter().map(|(key, value)| (&**key, value))
+    }
+
+    /// These entries in order; `None` if a key stands twice.
+    pub fn ordered(mut entries: Vec<(Box<str>, Json)>) -> Option<Self> {
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        entries.shrink_to_fit();
+        entries.is_sorted_by(|(a, _), (b, _)| a < b).then_some(Self(entries))
+    }
 }
 
 impl Json {
@@ -44,7 +91,7 @@ impl Json {
     }
 
     /// The entries; none where this is no object.
-    pub fn map_mut(&mut self) -> Option<&mut BTreeMap<String, Self>> {
+    pub fn map_mut(&mut self) -> Option<&mut Entries> {
         match self {
             Self::Map(map) => Some(map),
             _ => None,
@@ -72,7 +119,7 @@ impl Json {
         match self {
             Self::Map(map) => {
                 map.retain(|_, value| *value != Self::Null);
-                map.values_mut().for_each(Self::drop_nulls);
+                map.0.iter_mut().for_each(|(_, value)| value.drop_nulls());
             }
             Self::List(list) => list.iter_mut().for_each(Self::drop_nulls),
             _ => {}
@@ -101,8 +148,8 @@ impl Json {
             }
             Self::Map(map) => {
                 field("map");
-                field(&map.len().to_string());
-                for (key, value) in map {
+                field(&map.iter().len().to_string());
+                for (key, value) in map.iter() {
                     field(key);
                     value.encode(field);
                 }
@@ -118,8 +165,8 @@ impl Serialize for Json {
             Self::Bool(value) => serializer.serialize_bool(*value),
             Self::Number(number) => serializer.serialize_i64(*number),
             Self::Text(text) => serializer.serialize_str(text),
-            Self::List(list) => serializer.collect_seq(list),
-            Self::Map(map) => serializer.collect_map(map),
+            Self::List(list) => serializer.collect_seq(list.iter()),
+            Self::Map(map) => serializer.collect_map(map.iter()),
         }
     }
 }
@@ -164,11 +211,11 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Json, E> {
-        Ok(Json::Text(text.to_owned()))
+        Ok(Json::Text(text.into()))
     }
 
     fn visit_string<E: de::Error>(self, text: String) -> Result<Json, E> {
-        Ok(Json::Text(text))
+        Ok(Json::Text(text.into()))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json, A::Error> {
@@ -176,16 +223,14 @@ impl<'de> Visitor<'de> for AnyValue {
         while let Some(item) = items.next_element()? {
             list.push(item);
         }
-        Ok(Json::List(list))
+        Ok(Json::List(list.into()))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Json, A::Error> {
-        let mut map = BTreeMap::new();
-        while let Some((key, value)) = entries.next_entry::<String, Json>()? {
-            if let Some(twice) = map.insert(key, value).map(|_| "a key stands twice in an object") {
-                return Err(de::Error::custom(twice));
-            }
+        let mut read = Vec::new();
+        while let Some(entry) = entries.next_entry()? {
+            read.push(entry);
         }
-        Ok(Json::Map(map))
+        Entries::ordered(read).map(Json::Map).ok_or_else(|| de::Error::custom("a key stands twice in an object"))
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest as _, Sha256};
 
 use super::{Image, ReferenceError, ReleaseId, hex};
-use crate::core::json::Json;
+use crate::core::json::{Entries, Json};
 
 /// Prefix of the labels and annotations that are backstop's own: no part of what was deployed.
 const OWN: &str = "backstop.dev/";
@@ -168,7 +168,7 @@ fn keep_metadata(template: &mut Json, keep: impl Fn(&str) -> bool) {
             entries.retain(|key, _| keep(key));
         }
     }
-    metadata.retain(|_, value| *value != Json::Map(BTreeMap::new()));
+    metadata.retain(|_, value| *value != Json::Map(Entries::default()));
     if metadata.is_empty()
         && let Some(whole) = template.map_mut()
     {
@@ -246,11 +246,11 @@ mod tests {
     }
 
     fn map<const N: usize>(entries: [(&str, Json); N]) -> Json {
-        Json::Map(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+        Json::Map(Entries::ordered(entries.into_iter().map(|(key, value)| (key.into(), value)).collect()).unwrap())
     }
 
     fn text(text: &str) -> Json {
-        Json::Text(text.to_owned())
+        Json::Text(text.into())
     }
 
     fn container(name: &str, image: &str) -> Json {
@@ -262,7 +262,7 @@ mod tests {
     }
 
     fn pod(annotations: Json, labels: Json) -> Json {
-        let spec = map([("containers", Json::List(vec![web()])), ("volumes", Json::Null)]);
+        let spec = map([("containers", Json::List([web()].into())), ("volumes", Json::Null)]);
         map([("metadata", map([("annotations", annotations), ("labels", labels), ("creationTimestamp", Json::Null)])), ("spec", spec)])
     }
 
@@ -276,9 +276,9 @@ mod tests {
         let model = map([("name", text("model")), ("image", map([("reference", text(&format!("shop/model@{}", digest("c"))))]))]);
         let lists = |containers: Vec<Json>| {
             map([
-                ("containers", Json::List(containers)),
-                ("initContainers", Json::List(vec![init.clone()])),
-                ("volumes", Json::List(vec![model.clone()])),
+                ("containers", Json::List(containers.into())),
+                ("initContainers", Json::List([init.clone()].into())),
+                ("volumes", Json::List([model.clone()].into())),
             ])
         };
         let images = Pod::new(map([("spec", lists(vec![web(), web()]))])).unwrap().images;
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn own_keys_labels_and_restarts_make_no_other_release() {
-        let plain = id(map([("spec", map([("containers", Json::List(vec![web()]))]))]));
+        let plain = id(map([("spec", map([("containers", Json::List([web()].into()))]))]));
         let own = map([("backstop.dev/requester", text("ann")), (RESTARTED, text("2026-11-24T09:00:00Z"))]);
         assert_eq!(id(pod(own, map([("app", text("web"))]))), plain);
         assert_ne!(id(pod(map([("sidecar.istio.io/inject", text("false"))]), map([]))), plain);
@@ -303,16 +303,16 @@ mod tests {
     fn no_two_values_share_an_encoding() {
         let env = |value: Json| {
             let container = map([("image", text(&format!("a@{}", digest("a")))), ("env", value)]);
-            id(map([("spec", map([("containers", Json::List(vec![container]))]))]))
+            id(map([("spec", map([("containers", Json::List([container].into()))]))]))
         };
         let values = [
             text("1"),
             Json::Number(1),
             Json::Bool(true),
             text("true"),
-            Json::List(vec![]),
+            Json::List([].into()),
             map([]),
-            Json::List(vec![text("1")]),
+            Json::List([text("1")].into()),
             map([("1", text("1"))]),
         ];
         let ids: std::collections::BTreeSet<_> = values.into_iter().map(env).collect();

@@ -1,10 +1,10 @@
 //! What watches have told of workloads and their pods: answers lists without a request.
 //!
-//! Objects are kept as text, without what nobody reads here. A kind whose watch broke answers nothing until something of it is told
+//! Objects are kept as text, without what nobody reads here: there may be tens of thousands, and text is their least form. A kind whose watch broke answers nothing until something of it is told
 //! again: whoever asks goes to the API server then.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use futures::StreamExt as _;
 use kube::Client;
@@ -31,18 +31,18 @@ pub struct Cache(RwLock<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Objects as JSON, by kind and namespace, and name.
-    objects: BTreeMap<Place, BTreeMap<String, Kept>>,
-    /// Names of those that bear a label, by kind and namespace, and `key=value`.
-    labelled: BTreeMap<Place, BTreeMap<String, BTreeSet<String>>>,
+    places: BTreeMap<Place, Objects>,
     /// Kinds, with the namespace where not all are watched, that were listed and whose watch holds.
     held: BTreeSet<(&'static str, Option<String>)>,
 }
 
-#[derive(Debug)]
-struct Kept {
-    labels: BTreeMap<String, String>,
-    text: Box<str>,
+/// The objects of a place.
+#[derive(Debug, Default)]
+struct Objects {
+    /// As JSON, by name.
+    texts: BTreeMap<Arc<str>, Box<str>>,
+    /// Names of those that bear a label, in order, by `key=value`.
+    labelled: BTreeMap<Box<str>, Vec<Arc<str>>>,
 }
 
 /// One object was written or is gone: whom it concerns.
@@ -74,8 +74,8 @@ impl Cache {
     /// The object of that name, or null if there is none; `None` if that is not known for sure.
     pub(super) fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
         let known = self.read();
-        let kept = known.objects.get(&(kind.plural, namespace.to_owned())).and_then(|objects| objects.get(name));
-        known.holds(kind, namespace).then(|| kept.and_then(|kept| serde_json::from_str(&kept.text).ok()).unwrap_or(Value::Null))
+        let kept = known.places.get(&(kind.plural, namespace.to_owned())).and_then(|objects| objects.texts.get(name));
+        known.holds(kind, namespace).then(|| kept.map(|text| value(text)).unwrap_or_default())
     }
 
     /// The objects that these terms select, `None` if they are not known for sure, or the terms are no labels with a value.
@@ -88,15 +88,13 @@ impl Cache {
         if !known.holds(kind, namespace) {
             return None;
         }
-        let place = (kind.plural, namespace.to_owned());
-        let Some(objects) = known.objects.get(&place) else { return Some(Vec::new()) };
-        let value = |kept: &Kept| serde_json::from_str::<Value>(&kept.text).ok();
-        let Some((first, rest)) = terms.split_first() else { return Some(objects.values().filter_map(value).collect()) };
-        let names = known.labelled.get(&place).and_then(|labelled| labelled.get(*first)).into_iter().flatten();
-        let selected = names.filter_map(|name| objects.get(name)).filter(|kept| {
-            rest.iter().all(|term| term.split_once('=').is_some_and(|(key, wanted)| kept.labels.get(key).is_some_and(|is| is == wanted)))
-        });
-        Some(selected.filter_map(value).collect())
+        let Some(objects) = known.places.get(&(kind.plural, namespace.to_owned())) else { return Some(Vec::new()) };
+        let Some((first, rest)) = terms.split_first() else { return Some(objects.texts.values().map(|text| value(text)).collect()) };
+        let named = objects.labelled.get(*first).into_iter().flatten().filter_map(|name| objects.texts.get(name)).map(|text| value(text));
+        let bears = |object: &Value, term: &&str| {
+            term.split_once('=').is_some_and(|(key, wanted)| object["metadata"]["labels"][key].as_str() == Some(wanted))
+        };
+        Some(named.filter(|object| rest.iter().all(|term| bears(object, term))).collect())
     }
 
     /// Watches everything in `namespace`, everywhere if there is none, until `stop`; `touched` hears of each object.
@@ -155,8 +153,8 @@ impl Known {
     /// A list has ended: what it did not name is gone.
     fn hold(&mut self, kind: Kind, namespace: Option<&str>, listed: &BTreeSet<(String, String)>) {
         let within = |place: &&Place| place.0 == kind.plural && namespace.is_none_or(|namespace| place.1 == namespace);
-        let known: Vec<(String, String)> = (self.objects.iter().filter(|(place, _)| within(place)))
-            .flat_map(|((_, namespace), names)| names.keys().map(|name| (namespace.clone(), name.clone())))
+        let known: Vec<(String, String)> = (self.places.iter().filter(|(place, _)| within(place)))
+            .flat_map(|((_, namespace), objects)| objects.texts.keys().map(|name| (namespace.clone(), name.to_string())))
             .collect();
         for (namespace, name) in known.iter().filter(|one| !listed.contains(*one)) {
             self.remove(kind, namespace, name);
@@ -165,31 +163,49 @@ impl Known {
     }
 
     fn put(&mut self, kind: Kind, about: &Touched, object: DynamicObject) {
-        self.remove(kind, &about.namespace, &about.name);
-        let labels = object.metadata.labels.clone().unwrap_or_default();
-        let place = (kind.plural, about.namespace.clone());
-        let labelled = self.labelled.entry(place.clone()).or_default();
-        for (key, value) in &labels {
-            labelled.entry(format!("{key}={value}")).or_default().insert(about.name.clone());
-        }
-        let text = trimmed(kind, object).to_string().into_boxed_str();
-        self.objects.entry(place).or_default().insert(about.name.clone(), Kept { labels, text });
+        let objects = self.places.entry((kind.plural, about.namespace.clone())).or_default();
+        objects.put(&about.name, object.metadata.labels.clone().unwrap_or_default(), trimmed(kind, object).to_string().into());
     }
 
     fn remove(&mut self, kind: Kind, namespace: &str, name: &str) {
-        let place = (kind.plural, namespace.to_owned());
-        let Some(gone) = self.objects.get_mut(&place).and_then(|objects| objects.remove(name)) else { return };
-        let Some(labelled) = self.labelled.get_mut(&place) else { return };
-        for (key, value) in &gone.labels {
-            let term = format!("{key}={value}");
-            if let Some(names) = labelled.get_mut(&term) {
-                names.remove(name);
+        if let Some(objects) = self.places.get_mut(&(kind.plural, namespace.to_owned())) {
+            objects.remove(name);
+        }
+    }
+}
+
+impl Objects {
+    fn put(&mut self, name: &str, labels: BTreeMap<String, String>, text: Box<str>) {
+        self.remove(name);
+        let name: Arc<str> = name.into();
+        for (key, value) in labels {
+            // Most labels with their value are those of one object.
+            let names = self.labelled.entry(format!("{key}={value}").into()).or_insert_with(|| Vec::with_capacity(1));
+            let place = names.binary_search(&name).unwrap_or_else(|place| place);
+            names.insert(place, Arc::clone(&name));
+        }
+        self.texts.insert(name, text);
+    }
+
+    fn remove(&mut self, name: &str) {
+        let Some(text) = self.texts.remove(name) else { return };
+        for (key, value) in value(&text)["metadata"]["labels"].as_object().into_iter().flatten() {
+            let term = format!("{key}={}", value.as_str().unwrap_or_default());
+            if let Some(names) = self.labelled.get_mut(&*term) {
+                if let Ok(place) = names.binary_search_by(|one| (**one).cmp(name)) {
+                    names.remove(place);
+                }
                 if names.is_empty() {
-                    labelled.remove(&term);
+                    self.labelled.remove(&*term);
                 }
             }
         }
     }
+}
+
+/// What was kept; it was written here.
+fn value(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_default()
 }
 
 fn resource(kind: Kind) -> ApiResource {
@@ -241,12 +257,20 @@ fn pod(data: &Value) -> Value {
             .collect::<Map<_, _>>()
             .into()
     };
-    let named = |key: &str| -> Value { data["spec"][key].as_array().into_iter().flatten().map(|one| pick(one, &["name"])).collect() };
-    let statuses = |key: &str| -> Value {
-        let states = data["status"][key].as_array().into_iter().flatten();
-        states.map(|one| json!({"name": one["name"], "imageID": one["imageID"], "state": {"waiting": one["state"]["waiting"]}})).collect()
+    let each = |list: &Value, of: &dyn Fn(&Value) -> Value| -> Value { list.as_array().into_iter().flatten().map(of).collect() };
+    let named = |key: &str| each(&data["spec"][key], &|one| pick(one, &["name"]));
+    let statuses = |key: &str| {
+        each(&data["status"][key], &|one| {
+            let mut kept = pick(one, &["name", "imageID"]);
+            if !one["state"]["waiting"].is_null() {
+                kept["state"] = pick(&one["state"], &["waiting"]);
+            }
+            kept
+        })
     };
-    let mut status = pick(&data["status"], &["phase", "reason", "message", "podIP", "conditions"]);
+    let mut status = pick(&data["status"], &["phase", "reason", "message", "podIP"]);
+    let ready = data["status"]["conditions"].as_array().into_iter().flatten().filter(|one| one["type"] == "Ready");
+    status["conditions"] = ready.map(|one| pick(one, &["type", "status", "lastTransitionTime"])).collect();
     status["containerStatuses"] = statuses("containerStatuses");
     status["initContainerStatuses"] = statuses("initContainerStatuses");
     json!({"spec": {"containers": named("containers"), "initContainers": named("initContainers")}, "status": status})
