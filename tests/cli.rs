@@ -251,9 +251,13 @@ async fn mistakes_end_with_2_and_a_missing_controller_with_4() {
     assert!(err.starts_with("error: the controller does not answer\ncause: ") && err.contains("\nhint: "), "{err}");
 }
 
-/// Has a controller keep the shipped documents of `shop/checkout` in this folder, and end.
+/// Has a controller keep the shipped documents of `shop/checkout` in this folder, and end. Copies: a revert sets their flags.
 async fn keep_store(dir: &Path) {
-    let rollouts = Path::new(env!("CARGO_MANIFEST_DIR")).join("rollouts");
+    let (shipped, rollouts) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("rollouts"), dir.join("rollouts"));
+    std::fs::create_dir_all(rollouts.join("flags")).unwrap();
+    for file in ["canary-process.yaml", "policy.yaml", "sources.yaml", "flags/shop.flagd.json"] {
+        std::fs::copy(shipped.join(file), rollouts.join(file)).unwrap();
+    }
     let setup = Setup {
         data_dir: dir.to_owned(),
         specs: ["canary-process.yaml", "policy.yaml", "sources.yaml"].map(|name| rollouts.join(name)).into(),

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::house;
 use super::oracle::Violation;
@@ -62,10 +62,10 @@ pub struct Explored {
 
 /// What may happen next.
 #[derive(Debug, Clone)]
-#[allow(clippy::large_enum_variant)] // a handful of them live at once
 enum Move {
-    Tell(&'static str, Input),
-    Suppose(&'static str, Verdict),
+    Tell(&'static str, Arc<Input>),
+    Suppose(&'static str, Arc<Verdict>),
+    Seen { failing: bool },
     End(usize, Option<Outcome>),
     Later,
 }
@@ -74,6 +74,8 @@ impl Move {
     fn name(&self) -> &'static str {
         match self {
             Self::Tell(name, _) | Self::Suppose(name, _) => name,
+            Self::Seen { failing: false } => "seen",
+            Self::Seen { failing: true } => "seen failing",
             Self::End(_, None) => "done",
             Self::End(_, Some(Outcome::Denied(_))) => "denied",
             Self::End(_, Some(_)) => "transient",
@@ -161,7 +163,7 @@ fn one_lane(roots: &[Node], ways: &[Way], seen: &BTreeSet<u64>) -> Lane {
 fn crashes(choice: &Move) -> &'static [Crash] {
     match choice {
         Move::Later => &[Crash::No, Crash::BeforeCommit, Crash::AfterCommit],
-        Move::Tell(..) | Move::Suppose(..) | Move::End(..) => &[Crash::No, Crash::AfterCommit],
+        Move::Tell(..) | Move::Suppose(..) | Move::Seen { .. } | Move::End(..) => &[Crash::No, Crash::AfterCommit],
     }
 }
 
@@ -209,14 +211,14 @@ fn root(guard: Guard) -> Node {
 fn settled(mut node: Node) -> Option<Node> {
     let ann = house::person("ann");
     let deploys = Input::Deployed(Deployed { release: house::release("v1", 0), request: ann });
-    step(&mut node, &Move::Tell("ann deploys v1", deploys), Crash::No).ok()?;
+    step(&mut node, &Move::Tell("ann deploys v1", Arc::new(deploys)), Crash::No).ok()?;
     for _ in 0..100 {
         let choice = if !node.flights.is_empty() {
             Move::End(0, None)
         } else if node.machine.workload().arms.len() < node.host.arms.len() {
-            Move::Tell("seen", Input::Observed(observed(&node, false)))
+            Move::Seen { failing: false }
         } else {
-            Move::Suppose("pass", Verdict::Pass)
+            Move::Suppose("pass", Arc::new(Verdict::Pass))
         };
         step(&mut node, &choice, Crash::No).ok()?;
         let state = node.machine.state();
@@ -227,13 +229,15 @@ fn settled(mut node: Node) -> Option<Node> {
     None
 }
 
-fn moves(node: &Node) -> Vec<Move> {
+/// What may be said at any time.
+static TOLD: LazyLock<Vec<Move>> = LazyLock::new(|| {
     let (ann, bot) = (house::person("ann"), house::agent("bot"));
-    let deploy =
-        |name, image, by: &Request| Move::Tell(name, Input::Deployed(Deployed { release: house::release(image, 0), request: by.clone() }));
-    let say = |name, verb, by: &Request| Move::Tell(name, Input::Commanded(Commanded { verb, request: by.clone() }));
+    let deploy = |name, image, by: &Request| {
+        Move::Tell(name, Arc::new(Input::Deployed(Deployed { release: house::release(image, 0), request: by.clone() })))
+    };
+    let say = |name, verb, by: &Request| Move::Tell(name, Arc::new(Input::Commanded(Commanded { verb, request: by.clone() })));
     let revert = |parts| Verb::Revert { to: None, parts, break_glass: false };
-    let mut moves = vec![
+    vec![
         deploy("ann deploys v1", "v1", &ann),
         deploy("ann deploys v2", "v2", &ann),
         deploy("bot deploys v2", "v2", &bot),
@@ -247,16 +251,28 @@ fn moves(node: &Node) -> Vec<Move> {
         say("promote", Verb::Promote, &ann),
         say("disarm", Verb::Disarm { span: Span::seconds(30) }, &ann),
         say("adopt", Verb::Adopt, &ann),
-        Move::Tell("seen", Input::Observed(observed(node, node.failing))),
-        Move::Tell("seen failing", Input::Observed(observed(node, true))),
+        Move::Seen { failing: false },
+        Move::Seen { failing: true },
         Move::Later,
-    ];
+    ]
+});
+
+/// What the judge may say while something is on trial or watched.
+static SUPPOSED: LazyLock<Vec<Move>> = LazyLock::new(|| {
     let (objective, counts) = ("availability".to_owned(), Counts::default());
+    let suppose = |name, verdict| Move::Suppose(name, Arc::new(verdict));
+    vec![
+        suppose("pass", Verdict::Pass),
+        suppose("breach", Verdict::Breach(Reason::Breach { objective: objective.clone(), counts: counts.clone() })),
+        suppose("shared", Verdict::Inconclusive(Reason::SharedCause { objective, counts })),
+        suppose("blind", Verdict::Inconclusive(Reason::NoTraffic {})),
+    ]
+});
+
+fn moves(node: &Node) -> Vec<Move> {
+    let mut moves = TOLD.clone();
     if matches!(node.machine.state().phase.kind(), PhaseKind::Advancing | PhaseKind::Promoting | PhaseKind::Watching) {
-        moves.push(Move::Suppose("pass", Verdict::Pass));
-        moves.push(Move::Suppose("breach", Verdict::Breach(Reason::Breach { objective: objective.clone(), counts: counts.clone() })));
-        moves.push(Move::Suppose("shared", Verdict::Inconclusive(Reason::SharedCause { objective, counts })));
-        moves.push(Move::Suppose("blind", Verdict::Inconclusive(Reason::NoTraffic {})));
+        moves.extend(SUPPOSED.iter().cloned());
     }
     for flight in 0..node.flights.len().min(FLIGHTS) {
         moves.push(Move::End(flight, None));
@@ -282,13 +298,16 @@ fn step(node: &mut Node, choice: &Move, crash: Crash) -> Result<(), Violation> {
     let mut person_reverts = false;
     match choice {
         Move::Tell(_, input) => {
-            if let Input::Observed(seen) = input {
-                node.failing = seen.arms.values().any(|arm| arm.failing.is_some());
-            }
-            person_reverts = matches!(input, Input::Commanded(Commanded { verb: Verb::Revert { parts: Parts::All, .. }, request }) if request.actor.is_human());
-            node.machine.handle(now(node), input.clone());
+            let reverts = |told: &Commanded| matches!(told.verb, Verb::Revert { parts: Parts::All, .. }) && told.request.actor.is_human();
+            person_reverts = matches!(&**input, Input::Commanded(told) if reverts(told));
+            node.machine.handle(now(node), Input::clone(input));
         }
-        Move::Suppose(_, verdict) => node.machine.suppose(now(node), verdict.clone()),
+        Move::Suppose(_, verdict) => node.machine.suppose(now(node), Verdict::clone(verdict)),
+        Move::Seen { failing } => {
+            let seen = observed(node, *failing);
+            node.failing = seen.arms.values().any(|arm| arm.failing.is_some());
+            node.machine.handle(now(node), Input::Observed(seen));
+        }
         Move::Later => {
             let Some(at) = node.machine.wake_at() else { return Ok(()) };
             node.now = node.now.max(at);
