@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::api::{Api, PostParams};
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tower::limit::ConcurrencyLimitLayer;
 
 use super::Cluster;
 use super::objects::unavailable;
@@ -14,6 +16,11 @@ use crate::world::store::Unavailable;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// Requests that are no revert's and that the API server is asked to answer at once; the rest waits its turn. Each takes a connection of
+/// some forty kilobytes, which stays for a while: where thousands of workloads are marked for the first time, these were most of the
+/// memory. What reverts need has a number of its own for each kind of work, and waits behind nothing here.
+const FORWARD_REQUESTS: usize = 64;
 
 /// A cluster, and the URL of its API server.
 pub struct Connected {
@@ -41,11 +48,13 @@ pub async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result
         (None, None) => Config::infer().await.map_err(|error| say(error.to_string()))?,
     };
     config.connect_timeout = Some(CONNECT);
-    let client = || Client::try_from(config.clone()).map_err(|error| say(error.to_string()));
+    let builder = || ClientBuilder::try_from(config.clone()).map_err(|error| say(error.to_string()));
+    // A watch counts until its answer begins.
+    let forward = builder()?.with_layer(&ConcurrencyLimitLayer::new(FORWARD_REQUESTS)).build();
     Ok(Connected {
         url: config.cluster_url.to_string(),
         namespace: config.default_namespace.clone(),
-        cluster: Cluster::new(client()?, client()?),
+        cluster: Cluster::new(builder()?.build(), forward),
     })
 }
 
