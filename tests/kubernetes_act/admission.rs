@@ -78,8 +78,22 @@ fn replicas_that_note_members_at_once_take_none_from_each_other() {
         let noted = names.iter().zip(&replicas).map(|(name, replica)| replica.mark("noted", "Deployment", name, guarded));
         assert!(futures::future::join_all(noted).await.into_iter().all(|noted| noted == Ok(true)), "each writes its own");
     });
-    let kept = cluster.get("configmap", &["backstop-guarded", "--namespace=noted"])["data"].clone();
+    let kept = || cluster.get("configmap", &["backstop-guarded", "--namespace=noted"])["data"].clone();
+    let all_kept = kept();
     for name in &names {
-        assert_eq!(kept[format!("Deployment.{name}")], format!("app={name}"), "{kept}");
+        assert_eq!(all_kept[format!("Deployment.{name}")], format!("app={name}"), "{all_kept}");
     }
+    // One replica writes what waits in one go, and forgets none of it.
+    let mark_all = |guarded| {
+        runtime.block_on(async {
+            let replica = act_as(&backstop(&cluster)).await;
+            let marks = &Marks { guarded, reverting: None };
+            let noted = names.iter().map(|name| replica.mark("noted", "Deployment", name, marks));
+            assert!(futures::future::join_all(noted).await.into_iter().all(|noted| noted.is_ok()));
+        });
+    };
+    mark_all(None);
+    assert!(kept().is_null(), "{}", kept());
+    mark_all(Some("driven"));
+    assert_eq!(kept(), all_kept);
 }

@@ -2,7 +2,7 @@
 
 use kube::Client;
 
-use super::objects::keep_key;
+use super::objects::keep_keys;
 use crate::core::actor::{Actor, Assurance, Request};
 use crate::world::store::Unavailable;
 
@@ -18,7 +18,7 @@ pub const ALL: &str = "_all";
 pub async fn keep(client: &Client, namespace: &str, scope: &str, by: Option<&Request>) -> Result<(), Unavailable> {
     let who = by.map(|by| serde_json::to_string(by).unwrap_or_else(|_| by.actor.to_string()));
     let key = if scope == "*" { ALL } else { scope };
-    keep_key(client, namespace, NAME, key, who.as_deref()).await
+    keep_keys(client, namespace, NAME, &[(key.to_owned(), who)].into()).await
 }
 
 /// Who ordered a freeze, and why, as it is kept. Whoever may write the `ConfigMap` could write any name into it.

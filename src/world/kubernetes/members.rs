@@ -5,6 +5,7 @@
 //! `ReplicaSet` that is written, and five hundred guarded Deployments made that a second for each.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
@@ -12,40 +13,68 @@ use serde_json::Value;
 
 use super::Cluster;
 use super::api::{DEPLOYMENT, STATEFUL_SET};
-use super::objects::{keep_key, unavailable};
+use super::objects::{keep_keys, unavailable};
 use crate::core::work::Lane;
 use crate::world::store::Unavailable;
 
 /// Name of the `ConfigMap`; its keys are `KIND.NAME`, its values `label=value,label=value`.
 const NAME: &str = "backstop-guarded";
 
-/// What the `ConfigMap`s of namespaces hold, as far as this process has read and written them.
-pub(super) type Noted = std::sync::Arc<tokio::sync::Mutex<BTreeMap<String, BTreeMap<String, String>>>>;
+/// What the `ConfigMap`s of namespaces hold, and are to hold.
+#[derive(Clone, Default)]
+pub(super) struct Noted(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    /// By namespace and key, as far as this process has read and written them.
+    known: tokio::sync::Mutex<BTreeMap<String, BTreeMap<String, String>>>,
+    /// What those who wait for their turn want, by namespace and key: whoever is next writes all of it. Thousands of workloads are noted
+    /// at a start, and each write is as long as the object.
+    wanted: Mutex<BTreeMap<String, BTreeMap<String, Option<String>>>>,
+}
+
+impl Inner {
+    fn wanted(&self, namespace: &str) -> BTreeMap<String, Option<String>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).remove(namespace).unwrap_or_default()
+    }
+
+    fn want(&self, namespace: &str, key: &str, selector: Option<&str>) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.entry(namespace.to_owned()).or_default().insert(key.to_owned(), selector.map(str::to_owned));
+    }
+}
 
 impl Cluster {
-    /// Notes which labels select the pods of a guarded workload; none where it is not guarded. Whether that had to be written.
+    /// Notes which labels select the pods of a guarded workload; none where it is not guarded. Whether that had to be written here.
     ///
     /// # Errors
     /// The API server does not answer or take it.
     pub async fn note_members(&self, namespace: &str, kind: &str, name: &str, selector: Option<&str>) -> Result<bool, Unavailable> {
         let Some(kind) = [DEPLOYMENT, STATEFUL_SET].into_iter().find(|known| known.name == kind) else { return Ok(false) };
-        let client = self.client(Lane::Forward);
-        let key = format!("{}.{name}", kind.name);
-        let mut noted = self.noted.lock().await;
-        if !noted.contains_key(namespace) {
+        let (client, key) = (self.client(Lane::Forward), format!("{}.{name}", kind.name));
+        let Noted(noted) = &self.noted;
+        noted.want(namespace, &key, selector);
+        let mut known = noted.known.lock().await;
+        if !known.contains_key(namespace) {
             let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
             let found = api.get_opt(NAME).await.map_err(|error| unavailable(&format!("ConfigMap {namespace}/{NAME}"), &error))?;
-            noted.insert(namespace.to_owned(), found.and_then(|map| map.data).unwrap_or_default());
+            known.insert(namespace.to_owned(), found.and_then(|map| map.data).unwrap_or_default());
         }
-        let known = noted.entry(namespace.to_owned()).or_default();
-        if known.get(&key).map(String::as_str) == selector {
+        let known = known.entry(namespace.to_owned()).or_default();
+        let mut wanted = noted.wanted(namespace);
+        // One's own in any case: who took it along before may have failed.
+        wanted.insert(key, selector.map(str::to_owned));
+        wanted.retain(|key, selector| known.get(key) != selector.as_ref());
+        if wanted.is_empty() {
             return Ok(false);
         }
-        keep_key(client, namespace, NAME, &key, selector).await?;
-        match selector {
-            Some(selector) => known.insert(key, selector.to_owned()),
-            None => known.remove(&key),
-        };
+        keep_keys(client, namespace, NAME, &wanted).await?;
+        for (key, selector) in wanted {
+            match selector {
+                Some(selector) => known.insert(key, selector),
+                None => known.remove(&key),
+            };
+        }
         Ok(true)
     }
 }

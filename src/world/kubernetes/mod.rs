@@ -151,7 +151,7 @@ impl Cluster {
             dry_run: false,
             cache: Arc::default(),
             rights: Arc::default(),
-            noted: Arc::default(),
+            noted: members::Noted::default(),
             answered: Arc::default(),
             sets: Arc::default(),
         }

@@ -71,19 +71,25 @@ fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Keeps `value` under a key of a `ConfigMap`, or takes the key away; all other keys stay.
+/// Keeps these values under these keys of a `ConfigMap`, or takes a key away; all other keys stay.
 ///
 /// # Errors
-/// The API server does not take it.
-pub(super) async fn keep_key(client: &Client, namespace: &str, name: &str, key: &str, value: Option<&str>) -> Result<(), Unavailable> {
+/// The API server does not take it: none of them is kept then.
+pub(super) async fn keep_keys(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    keys: &BTreeMap<String, Option<String>>,
+) -> Result<(), Unavailable> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let merge = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-    let kept = match api.patch(name, &merge, &Patch::Merge(json!({"data": {key: value}}))).await {
+    let kept = match api.patch(name, &merge, &Patch::Merge(json!({"data": keys}))).await {
         Err(error) if is_missing(&error) => {
-            let data: BTreeMap<&str, &str> = value.map(|value| (key, value)).into_iter().collect();
+            let data: BTreeMap<&String, &String> = keys.iter().filter_map(|(key, value)| Some((key, value.as_ref()?))).collect();
             let whole = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data});
-            // Applied, by a manager for each key: if another replica was quicker with another key, that one stays.
-            let manager = format!("{FIELD_MANAGER}-{}", &Digest::of(key.as_bytes()).hex()[..16]);
+            // Applied, by a manager of its own for each such write: if another replica was quicker with other keys, these stay.
+            let names: Vec<&str> = keys.keys().map(String::as_str).collect();
+            let manager = format!("{FIELD_MANAGER}-{}", &Digest::of(names.join("\n").as_bytes()).hex()[..16]);
             api.patch(name, &PatchParams::apply(&manager).force(), &Patch::Apply(whole)).await
         }
         kept => kept,
