@@ -1,7 +1,7 @@
 //! What watches have told of workloads and their pods: answers lists without a request.
 //!
-//! Objects are kept as text, without what nobody reads here: there may be tens of thousands, and text is their least form. A kind whose watch broke answers nothing until something of it is told
-//! again: whoever asks goes to the API server then.
+//! Objects are kept as text, without what nobody reads here: there may be tens of thousands, and text is their least form. A kind whose
+//! watch broke answers nothing until something of it is told again: whoever asks goes to the API server then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
