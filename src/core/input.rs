@@ -25,7 +25,7 @@ pub enum Input {
     /// Metrics were read, or could not be.
     Looked(Looked),
     /// The workload was seen.
-    Observed(Observed),
+    Observed(Arc<Observed>),
     /// An alert fires or has ended.
     Alerted(Alerted),
     /// Somebody gave a command.
@@ -298,5 +298,5 @@ pub enum Observation {
     /// What the evidence of a release proves. Only for `Verify`.
     Facts(Box<Facts>),
     /// What the workload looks like now. For arms, weights and releases.
-    Workload(Box<Observed>),
+    Workload(Arc<Observed>),
 }

@@ -112,7 +112,7 @@ pub(crate) struct Trail {
     length: usize,
     last: Last,
     faults: Vec<Reason>,
-    inputs: Vec<Input>,
+    inputs: Vec<Box<Input>>,
     grids: Vec<Grid>,
 }
 
@@ -168,7 +168,7 @@ impl Trail {
                 }
                 varint::put(&mut self.bytes, closed as u64);
             }
-            Taken::Quiet(input) => self.inputs.push(*input),
+            Taken::Quiet(input) => self.inputs.push(input),
         }
         self.grids.extend(step.grid.map(|grid| *grid));
         self.length += 1;
@@ -202,7 +202,7 @@ impl Trail {
                     OUTDATED => Taken::Looked(Sight::Outdated),
                     FAULT => Taken::Looked(Sight::Fault(faults.get(usize::try_from(read.number()?).ok()?)?.clone())),
                     COUNTS => Taken::Looked(counts(&mut read, &mut last)?),
-                    _ => Taken::Quiet(Box::new(inputs.next()?)),
+                    _ => Taken::Quiet(inputs.next()?),
                 };
                 let asked = match flags & (HELD | UNASKED) {
                     0 => Asked::Work,

@@ -1,5 +1,6 @@
 //! What people see: where a rollout stands, and what a revert would do from here. Values only; words are `cli`'s.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -53,7 +54,7 @@ pub struct View {
     /// Whether a revert would work.
     pub readiness: Option<Readiness>,
     /// The revert under way, or the last one.
-    pub revert: Option<Revert>,
+    pub revert: Option<Box<Revert>>,
     /// Effects that are wanted and not done, each with its trouble.
     pub open: Vec<(String, Option<String>)>,
     /// What is known of releases, newest last.
@@ -87,7 +88,7 @@ pub struct LedgerLine {
 impl View {
     /// The revert that has begun and is not held yet.
     pub fn reverting(&self) -> Option<&Revert> {
-        self.revert.as_ref().filter(|_| self.phase.reverts())
+        self.revert.as_deref().filter(|_| self.phase.reverts())
     }
 
     /// The view of a running machine.
@@ -136,7 +137,7 @@ impl View {
             objectives: Vec::new(),
             overlays: named.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()).collect(),
             readiness: state.readiness.clone(),
-            revert: state.phase.revert().or(state.last_revert.as_deref()).cloned(),
+            revert: state.phase.revert().or(state.last_revert.as_deref()).cloned().map(Box::new),
             open: state.tasks.values().map(|task| (task.effect.action.name().to_owned(), task.trouble.clone())).collect(),
             ledger: state
                 .ledger
@@ -187,9 +188,9 @@ pub struct RevertPlan {
     /// How long requests in flight may finish.
     pub drain: Span,
     /// What a revert does not undo.
-    pub not_undone: Vec<String>,
+    pub not_undone: Vec<Cow<'static, str>>,
     /// A revert that is under way: a command would attach to it.
-    pub under_way: Option<Revert>,
+    pub under_way: Option<Box<Revert>>,
 }
 
 impl RevertPlan {
@@ -216,7 +217,7 @@ impl RevertPlan {
                 "secrets and files outside of its template".into(),
             ],
             under_way: match state.phase.kind() {
-                PhaseKind::Reverting | PhaseKind::Recovering => state.phase.revert().cloned(),
+                PhaseKind::Reverting | PhaseKind::Recovering => state.phase.revert().cloned().map(Box::new),
                 _ => None,
             },
             under,

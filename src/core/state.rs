@@ -55,7 +55,7 @@ pub struct State {
     /// The release that serves when no trial is on, and that traffic goes back to first.
     pub stable: Option<ReleaseId>,
     /// The deployment attempt under way; kept after a revert until the next one, for status.
-    pub trial: Option<Trial>,
+    pub trial: Option<Arc<Trial>>,
     /// Shares of new requests that are wanted.
     pub weights: BTreeMap<ReleaseId, Percent>,
     /// Known-good, bad and quarantined releases.

@@ -225,7 +225,7 @@ impl Workload {
             (Ok(_), Err(error)) => self.cannot_write(&error),
             (Ok(changed), Ok(())) => {
                 let record = lock(&self.book).record.clone();
-                Outcome::Done { changed, observed: Observation::Workload(Box::new(self.observed(&record))) }
+                Outcome::Done { changed, observed: Observation::Workload(Arc::new(self.observed(&record))) }
             }
         }
     }

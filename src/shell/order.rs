@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::core::input::{Input, Outcome};
+use crate::core::input::{Input, Observed, Outcome, Scope};
 use crate::core::machine::{Answer, Machine};
 use crate::core::mutant::Mutant;
 use crate::core::time::{Mono, Now};
@@ -71,8 +71,8 @@ pub struct Order<T> {
     commits: VecDeque<Pending<T>>,
     gathered: Vec<Told<T>>,
     /// What was last said of the surroundings and of the workload: a machine that starts again must hear it again.
-    scope: Option<Input>,
-    observed: Option<Input>,
+    scope: Option<Scope>,
+    observed: Option<Arc<Observed>>,
     committing: bool,
     stale: bool,
     woken: bool,
@@ -109,8 +109,8 @@ impl<T> Order<T> {
     /// A fact arrives.
     pub fn push(&mut self, input: Input, asked: Option<T>) {
         match &input {
-            Input::ScopeChanged(_) => self.scope = Some(input.clone()),
-            Input::Observed(_) => self.observed = Some(input.clone()),
+            Input::ScopeChanged(scope) => self.scope = Some(scope.clone()),
+            Input::Observed(observed) => self.observed = Some(Arc::clone(observed)),
             _ => {}
         }
         let urgent = matches!(
@@ -175,7 +175,7 @@ impl<T> Order<T> {
         let again = again.filter(|_| !Mutant::ToldIsForgotten.lives());
         let urgent = again.chain(self.urgent.drain(..).filter(|fact| !matches!(fact.input, Input::Finished { .. }))).collect();
         let answers = self.ready.drain(..).filter(|step| matches!(step, Step::Answer(..))).collect();
-        let known = [self.scope.take(), self.observed.take()];
+        let known = [self.scope.take().map(Input::ScopeChanged), self.observed.take().map(Input::Observed)];
         *self = Self { urgent, ready: answers, ..Self::new(machine) };
         known.into_iter().flatten().for_each(|input| self.push(input, None));
     }

@@ -1,7 +1,7 @@
 //! One rollout's task: owns the machine, starts effects and never awaits one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -44,6 +44,8 @@ pub struct Shared {
     pub changed: Notify,
     /// Whether it is about to be rung.
     ringing: AtomicBool,
+    /// Policies as they hold for guards, each once.
+    policies: Mutex<Vec<Weak<Policy>>>,
 }
 
 /// How long breaches gather before every rollout hears of them: a hundred at once would wake each a hundred times.
@@ -59,7 +61,20 @@ impl Shared {
             neighbours: Neighbours::default(),
             changed: Notify::new(),
             ringing: AtomicBool::new(false),
+            policies: Mutex::default(),
         }
+    }
+
+    /// The policy, as one that is held already if there is an equal one: most often the same holds for thousands of guards.
+    fn policy(&self, policy: Policy) -> Arc<Policy> {
+        let mut held = self.policies.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(equal) = held.iter().filter_map(Weak::upgrade).find(|held| **held == policy) {
+            return equal;
+        }
+        let policy = Arc::new(policy);
+        held.retain(|held| held.strong_count() > 0);
+        held.push(Arc::downgrade(&policy));
+        policy
     }
 
     /// Rings soon.
@@ -139,7 +154,8 @@ impl Rollout {
     pub async fn restore(shared: Arc<Shared>, guard: Guard, policies: Policies) -> Result<Box<Self>, LoadError> {
         let state = shared.world.store().load(&guard.key).await?.unwrap_or_else(State::new);
         // A rollout under way goes on under the policy of whoever asked for it.
-        let policy = Arc::new(state.trial.as_ref().map_or_else(|| policies.of_guard(), |trial| policies.of(&trial.request.actor)));
+        let policy = state.trial.as_ref().map_or_else(|| policies.of_guard(), |trial| policies.of(&trial.request.actor));
+        let policy = shared.policy(policy);
         let clock = shared.world.clock().not_before(state.mono);
         shared.neighbours.watch(&guard.key, &guard.spec.source);
         if let Some(revert) = state.last_revert.as_ref().filter(|revert| revert.by.is_none()) {
@@ -266,7 +282,7 @@ impl Rollout {
 
     fn comes_under(&mut self, policy: Policy) {
         if policy != *self.policy {
-            self.policy = Arc::new(policy);
+            self.policy = self.shared.policy(policy);
             self.order.push(Input::PolicyChanged(Arc::clone(&self.policy)), None);
         }
     }

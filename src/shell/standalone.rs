@@ -344,7 +344,7 @@ async fn observe(
 ) {
     let (namespace, name) = key.split_once('/').unwrap_or(("default", &key));
     let Some(host) = shared.world.host() else { return };
-    let mut last: Option<Observed> = None;
+    let mut last: Option<Arc<Observed>> = None;
     let mut defined: Option<Process> = None;
     let mut told: Option<Outcome> = None;
     let mut metrics: Option<SocketAddr> = None;
@@ -373,11 +373,11 @@ async fn observe(
                 }
                 // An effect's own reading may be older than this one and have come in after it: then it is told again.
                 let believed = shared.handle.view(&key);
-                let seen = &view.observed;
+                let seen = Arc::new(view.observed);
                 let otherwise = believed.is_some_and(|believed| believed.0.arms != seen.arms || believed.0.observed != seen.weights);
-                if otherwise || last.as_ref() != Some(seen) {
-                    last = Some(seen.clone());
-                    if ordinary.send(Box::new(Input::Observed(view.observed))).await.is_err() {
+                if otherwise || last.as_ref() != Some(&seen) {
+                    last = Some(Arc::clone(&seen));
+                    if ordinary.send(Box::new(Input::Observed(seen))).await.is_err() {
                         return;
                     }
                 }

@@ -306,7 +306,7 @@ fn step(node: &mut Node, choice: &Move, crash: Crash) -> Result<(), Violation> {
         Move::Seen { failing } => {
             let seen = observed(node, *failing);
             node.failing = seen.arms.values().any(|arm| arm.failing.is_some());
-            node.machine.handle(now(node), Input::Observed(seen));
+            node.machine.handle(now(node), Input::Observed(Arc::new(seen)));
         }
         Move::Later => {
             let Some(at) = node.machine.wake_at() else { return Ok(()) };
@@ -378,7 +378,7 @@ fn end(node: &mut Node, flight: usize, outcome: Option<Outcome>) -> Result<(), V
         Action::EnsureArm { .. } | Action::EnsureWeights { .. } | Action::EnsureRelease { .. } | Action::EnsureHold { .. } => {
             let asked = Ensure::of(&effect, node.machine.state().stable.clone());
             match decide::ensure(&mut node.host, &asked) {
-                Ok(()) => Outcome::Done { changed: true, observed: Observation::Workload(Box::new(observed(node, node.failing))) },
+                Ok(()) => Outcome::Done { changed: true, observed: Observation::Workload(Arc::new(observed(node, node.failing))) },
                 Err(outcome) => outcome,
             }
         }

@@ -52,7 +52,7 @@ pub struct Replica {
     wall_offset: i64,
     wake: Option<(u64, u64)>,
     wakes: u64,
-    seen: Option<Observed>,
+    seen: Option<Arc<Observed>>,
 }
 
 #[derive(Debug, Clone)]
@@ -574,12 +574,12 @@ impl Life {
         if self.replicas[replica].epoch != epoch || self.replicas[replica].order.is_none() {
             return;
         }
-        let observed = self.world.observed();
+        let observed = Arc::new(self.world.observed());
         // An effect's own reading may be older than this one and have come in after it: then it is told again, as the shell does.
         let believed = self.replicas[replica].order.as_ref().map(|order| order.machine().workload());
         let news = self.replicas[replica].seen.as_ref() != Some(&observed) || believed != Some(&observed);
         if news && self.world.now >= self.world.host_back_at {
-            self.replicas[replica].seen = Some(observed.clone());
+            self.replicas[replica].seen = Some(Arc::clone(&observed));
             self.give(replica, epoch, |order| order.push(Input::Observed(observed), None));
         }
     }

@@ -107,7 +107,7 @@ impl Step<'_> {
 
     fn new_trial(&self) -> Option<&Trial> {
         let before = self.before.trial.as_ref().map(|trial| (&trial.candidate.id, trial.since));
-        self.after.trial.as_ref().filter(|trial| before != Some((&trial.candidate.id, trial.since)))
+        self.after.trial.as_deref().filter(|trial| before != Some((&trial.candidate.id, trial.since)))
     }
 
     /// I13: whoever goes on trial opens a generation.
@@ -267,7 +267,7 @@ impl Step<'_> {
                     let served = self.world.traffic.served.get(id).copied().unwrap_or_default();
                     let budget =
                         |trial: &Trial| trial.spec.objectives.iter().map(|objective| objective.good.rest().fraction()).fold(0.01, f64::max);
-                    let budget = self.after.trial.as_ref().map_or(0.01, budget);
+                    let budget = self.after.trial.as_deref().map_or(0.01, budget);
                     if served < PROOF && budget < 0.011 || share >= 5.0 * budget {
                         let what = format!("{} with {:.0}% errors and {served} requests", record.release, share * 100.0);
                         return broken(Invariant::I4, what);

@@ -315,7 +315,7 @@ impl World {
         }
         let changed = after.arms != before.arms || after.weights != before.weights || after.current != before.current;
         self.host = after;
-        Outcome::Done { changed, observed: Observation::Workload(Box::new(self.observed())) }
+        Outcome::Done { changed, observed: Observation::Workload(Arc::new(self.observed())) }
     }
 
     /// Members that only happened to crash start again.

@@ -40,6 +40,8 @@ pub(super) struct Members {
 impl Members {
     /// Notes the members that the releases of a workload have now.
     pub(super) fn tell(&self, key: &str, mut now: OfWorkload) {
+        // Kept until told otherwise, of thousands.
+        now.values_mut().for_each(Vec::shrink_to_fit);
         let mut of = self.of.write().unwrap_or_else(PoisonError::into_inner);
         let gone = of.remove(key).unwrap_or_default().into_keys().filter(|release| !now.contains_key(release)).collect::<Vec<_>>();
         now.extend(gone.into_iter().take(RELEASES_MAX).map(|release| (release, Vec::new())));
@@ -53,7 +55,7 @@ impl Members {
         let of = self.of();
         let members: Vec<&Member> = of.get(key)?.values().flatten().filter(|member| !member.other_images.is_empty()).collect();
         let (first, (container, digest)) = members.iter().find_map(|member| Some((member, member.other_images.first_key_value()?)))?;
-        let runs = first.image_ids.get(container).map_or("another image", String::as_str);
+        let runs = first.image_ids.iter().find(|(name, _)| name == container).map_or("another image", |(_, id)| id);
         let more = if members.len() > 1 { format!(", and {} more pods do alike", members.len() - 1) } else { String::new() };
         Some(format!("{container} of {} runs {runs}, and {digest} was verified{more}", first.pod))
     }
@@ -190,7 +192,7 @@ mod tests {
             uid: name.to_owned(),
             workload: workload.to_owned(),
             hash: None,
-            image_ids: BTreeMap::new(),
+            image_ids: Box::default(),
             other_images: BTreeMap::new(),
             injected: BTreeSet::new(),
         }

@@ -128,7 +128,7 @@ impl Yes {
     }
 
     fn seen(&self) -> Observation {
-        Observation::Workload(Box::new(self.observed.clone()))
+        Observation::Workload(Arc::new(self.observed.clone()))
     }
 }
 
@@ -173,7 +173,7 @@ impl Rollout {
         world.observed.arms.insert(stable.id.clone(), ArmHealth { wanted: 1, ready: 1, failing: None });
         let order = Order::new(Machine::restore(guard, policy.clone(), state));
         let mut rollout = Self { order, world, traffic: Counters::default(), at: now.wall.as_millisecond() };
-        rollout.order.push(Input::Observed(rollout.world.observed.clone()), None);
+        rollout.order.push(Input::Observed(Arc::new(rollout.world.observed.clone())), None);
         rollout.order.push(Input::Deployed(Deployed { release: candidate, request: person() }), None);
         rollout.settle(now);
         let machine = rollout.order.machine();
@@ -194,7 +194,7 @@ impl Rollout {
     /// The same rollout restored from its state, as after a start.
     pub(crate) fn restored(self, guard: Guard, policy: &Policy, state: State) -> Self {
         let mut order = Order::new(Machine::restore(guard, policy.clone(), state));
-        order.push(Input::Observed(self.world.observed.clone()), None);
+        order.push(Input::Observed(Arc::new(self.world.observed.clone())), None);
         Self { order, ..self }
     }
 

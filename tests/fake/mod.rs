@@ -114,8 +114,8 @@ pub fn on_trial() -> (State, Observed) {
         rationale: Some("bump the tax table\u{1b}[2J".into()),
         ..Request::default()
     };
-    state.trial = Some(Trial {
-        policy: std::sync::Arc::default(),
+    state.trial = Some(Arc::new(Trial {
+        policy: Arc::default(),
         plan: Plan::compile(&guard.spec),
         candidate: candidate.clone(),
         request: Arc::new(request),
@@ -129,7 +129,7 @@ pub fn on_trial() -> (State, Observed) {
         retreats: 0,
         blind: None,
         shared: false,
-    });
+    }));
     let arm = |ready| ArmHealth { wanted: 2, ready, failing: None };
     let observed = Observed {
         arms: [(candidate.id.clone(), arm(2)), (release("v42").id, arm(2))].into(),
@@ -232,7 +232,7 @@ async fn live(handle: Handle, machine: Machine, observed: Observed, mut inbox: m
     let (base, start) = (machine.state().mono, clock::instant());
     let mut order: Order<oneshot::Sender<Answer>> = Order::new(machine);
     let mut world = observed;
-    order.push(Input::Observed(world.clone()), None);
+    order.push(Input::Observed(Arc::new(world.clone())), None);
     loop {
         let now = Now { wall: clock::wall(), mono: base.after(start.elapsed()) };
         let mut steps = 0;
@@ -292,16 +292,16 @@ fn perform(world: &mut Observed, effect: Effect, order: &mut Order<oneshot::Send
             } else {
                 world.arms.remove(&release.id)
             };
-            Observation::Workload(Box::new(world.clone()))
+            Observation::Workload(Arc::new(world.clone()))
         }
         Action::EnsureWeights { weights, .. } => {
             world.weights = weights;
-            Observation::Workload(Box::new(world.clone()))
+            Observation::Workload(Arc::new(world.clone()))
         }
         Action::EnsureRelease { release } => {
             world.arms.insert(release.id.clone(), ready);
             world.current = Some(release.id);
-            Observation::Workload(Box::new(world.clone()))
+            Observation::Workload(Arc::new(world.clone()))
         }
         Action::EnsureFlag(_) | Action::EnsureHold { .. } | Action::Notify(_) | Action::Record => Observation::Nothing,
     };

@@ -142,7 +142,7 @@ impl Bed {
     /// An effect that must succeed; whether it changed anything.
     pub(crate) async fn done(&mut self, action: Action) -> (bool, Observed) {
         match self.ensure(action).await {
-            Outcome::Done { changed, observed: Observation::Workload(observed) } => (changed, *observed),
+            Outcome::Done { changed, observed: Observation::Workload(observed) } => (changed, Observed::clone(&observed)),
             other => panic!("{other:?}"),
         }
     }

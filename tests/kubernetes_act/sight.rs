@@ -57,7 +57,7 @@ fn a_tag_is_no_release_and_foreign_pods_and_containers_are_told_apart() {
     let seen = rig.see();
     assert_eq!((seen.observed.arms.len(), seen.members[&a].len(), seen.observed.arms[&a].ready), (1, 2, 2));
     let member = &seen.members[&a][0];
-    assert!(member.ip.is_some() && member.image_ids["main"] == image('a') && member.injected.is_empty(), "{member:?}");
+    assert!(member.ip.is_some() && *member.image_ids == [("main".to_owned(), image('a'))] && member.injected.is_empty(), "{member:?}");
     rig.cluster.kubectl(&["delete", "deployment", "told-too"]);
 
     rig.cluster.kubectl(&["patch", "deployment", "told", "--type=merge", "--patch", r#"{"spec":{"paused":true}}"#]);

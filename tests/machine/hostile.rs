@@ -22,7 +22,7 @@ fn another_name_for_the_same_image_does_not_shake_evidence_off() {
         assert!(life.until(60, |life| weight(life, &v(3)) == 0.2));
         life.run(6);
         accepted(life.deployed(&newer, agent("bot")));
-        life.state().trial.unwrap().judge.expect("evidence is in the committed state")
+        life.state().trial.unwrap().judge.clone().expect("evidence is in the committed state")
     };
     let touched = evidence_after(release("v3", 1));
     assert_eq!(evidence_after(mirrored("v3", 1)), touched);

@@ -247,7 +247,7 @@ fn carried_evidence_survives_a_crash() {
     assert!(life.until(60, |life| weight(life, &v(3)) == 0.2));
     life.run(6);
     accepted(life.deployed(&release("v3", 1), agent("bot")));
-    let carried = life.state().trial.unwrap().judge.expect("evidence is in the committed state");
+    let carried = life.state().trial.unwrap().judge.clone().expect("evidence is in the committed state");
     assert_ne!(carried, backstop::core::judge::Checkpoint::default());
     life.crash(0, 100);
     life.run(1);

@@ -12,7 +12,7 @@ use crate::core::ledger::Standing;
 use crate::core::preview::View;
 use crate::core::reason::Reason;
 use crate::core::release::{Release, ReleaseId};
-use crate::core::state::{PhaseKind, Revert};
+use crate::core::state::PhaseKind;
 use crate::error::{Error, Exit};
 use crate::world::audit::{self, Verified};
 use crate::world::clock;
@@ -374,7 +374,7 @@ impl Play {
         let first_bad = reached.iter().filter(|visit| is_bad(visit)).map(|visit| visit.sent).min();
         let last = reached.iter().map(|visit| visit.sent).max();
         let dropped = visits.iter().filter(|visit| visit.status.is_none()).count();
-        let by_person = revert.is_some_and(Revert::by_person);
+        let by_person = revert.is_some_and(|revert| revert.by_person());
         let to = view.stable.as_ref().map(ToString::to_string).unwrap_or_default();
         self.outcomes.push(Outcome {
             letter,

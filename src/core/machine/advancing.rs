@@ -26,12 +26,16 @@ impl Machine {
 
     pub(super) fn restore_judge(&mut self) {
         if matches!(self.state.phase, Phase::Recovering(_)) {
-            self.judge = self.fresh_eyes();
+            self.judge = self.fresh_eyes().map(Box::new);
             return;
         }
         let Some(config) = self.judge_config().filter(|_| self.state.candidate().is_some()) else { return };
         let checkpoint = self.trial().and_then(|trial| trial.judge.clone());
-        self.judge = Some(checkpoint.map_or_else(|| Judge::new(config.clone()), |checkpoint| Judge::restore(config.clone(), checkpoint)));
+        let judge = match checkpoint {
+            Some(checkpoint) => Judge::restore(config, checkpoint),
+            None => Judge::new(config),
+        };
+        self.judge = Some(Box::new(judge));
     }
 
     fn stage(&self, index: usize) -> Option<Stage> {
@@ -306,7 +310,7 @@ impl Machine {
         }
         self.set_shared(false);
         self.acquit_of_shared();
-        if let Some(stage) = self.judge.as_ref().and_then(Judge::stage) {
+        if let Some(stage) = self.judge.as_deref().and_then(Judge::stage) {
             self.start_judging(StageStart { warm_up: Span::default(), origin: None, ..stage });
         }
         None

@@ -151,7 +151,7 @@ impl Machine {
         if carried.as_ref().is_some_and(|carried| self.is_warm(carried)) {
             plan.warm_up = Span::default();
         }
-        self.state.trial = Some(Trial {
+        self.state.trial = Some(Arc::new(Trial {
             candidate: release.clone(),
             request: Arc::new(request),
             spec,
@@ -166,7 +166,7 @@ impl Machine {
             retreats: 0,
             blind: None,
             shared: false,
-        });
+        }));
         // What was proven of going back to the candidate says nothing about going back from it.
         self.state.readiness.take_if(|readiness| readiness.target.as_ref() == Some(&release.id));
         // What is held against an unchanged image carries over: nothing shakes it off.
@@ -176,8 +176,8 @@ impl Machine {
             self.take_checkpoint();
         }
         self.judge = self.judge_config().map(|config| match &carried {
-            Some(carried) => Judge::carry(config, &carried.against),
-            None => Judge::new(config),
+            Some(carried) => Box::new(Judge::carry(config, &carried.against)),
+            None => Box::new(Judge::new(config)),
         });
         self.checkpoint();
         let in_use: Vec<_> = [Some(&release.id), self.state.stable.as_ref()].into_iter().flatten().cloned().collect();

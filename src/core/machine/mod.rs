@@ -20,6 +20,7 @@ mod unjudged;
 pub mod verbs;
 mod watching;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,10 +68,10 @@ pub struct Machine {
     state: State,
     now: Now,
     // Memory only, rebuilt after a restore.
-    judge: Option<Judge>,
+    judge: Option<Box<Judge>>,
     judgement: Option<Judgement>,
     intervals: Tape,
-    observed: Observed,
+    observed: Arc<Observed>,
     // Whether the workload was seen at all: until then nothing is known of its health.
     seen: bool,
     scope: Scope,
@@ -113,13 +114,13 @@ impl Machine {
         if let Some(trial) = &mut state.trial
             && trial.spec == guard.spec
         {
-            trial.spec = Arc::clone(&guard.spec);
+            Arc::make_mut(trial).spec = Arc::clone(&guard.spec);
         }
         let policy = policy.into();
         if let Some(trial) = &mut state.trial
             && trial.policy == policy
         {
-            trial.policy = Arc::clone(&policy);
+            Arc::make_mut(trial).policy = Arc::clone(&policy);
         }
         let mut machine = Self {
             guard,
@@ -129,7 +130,7 @@ impl Machine {
             judge: None,
             judgement: None,
             intervals: Tape::default(),
-            observed: Observed::default(),
+            observed: Arc::default(),
             seen: false,
             scope: Scope::default(),
             in_flight: BTreeMap::new(),
@@ -166,48 +167,36 @@ impl Machine {
     /// Takes in what gets a record of its own, if it changes state.
     fn recorded(&mut self, input: Input) -> Taken {
         let before = self.records.len();
-        let event = Event::Input(Box::new(input.clone()));
-        let (request, result) = self.take(input);
+        let (request, result) = self.take(&input);
         self.settle();
         if self.dirty {
-            let record = self.record(event, None, request, result);
+            let record = self.record(Event::Input(Box::new(input)), None, request, result.into_owned());
             self.records.insert(before, record);
             return Taken::Recorded;
         }
-        match event {
-            Event::Input(input) => self.quiet(*input),
-            Event::Decision { .. } | Event::Wanted(_) => Taken::Woke,
-        }
+        self.quiet(input)
     }
 
-    fn take(&mut self, input: Input) -> (Option<Arc<Request>>, String) {
+    fn take(&mut self, input: &Input) -> (Option<Arc<Request>>, Cow<'static, str>) {
         match input {
-            Input::Deployed(deployed) => {
-                let request = Arc::new(deployed.request.clone());
-                let result = self.deployed(deployed);
-                (Some(request), result)
-            }
-            Input::Commanded(command) => {
-                let request = Arc::new(command.request.clone());
-                let result = self.commanded(command);
-                (Some(request), result)
-            }
-            Input::Found(release) => (None, self.found(&release)),
+            Input::Deployed(deployed) => (Some(Arc::new(deployed.request.clone())), self.deployed(deployed.clone()).into()),
+            Input::Commanded(command) => (Some(Arc::new(command.request.clone())), self.commanded(command.clone()).into()),
+            Input::Found(release) => (None, self.found(release).into()),
             // A look has no record: see `looked`.
-            Input::Looked(_) => (None, String::new()),
+            Input::Looked(_) => (None, "".into()),
             Input::Observed(observed) => {
-                self.observe(observed);
+                self.observe(Arc::clone(observed));
                 (None, "observed".into())
             }
-            Input::Alerted(alerted) => (None, self.alerted(alerted)),
+            Input::Alerted(alerted) => (None, self.alerted(alerted.clone()).into()),
             Input::SpecChanged(guard) => {
-                self.guard = *guard;
+                self.guard.clone_from(guard);
                 self.touch();
                 (None, "accepted; a running attempt keeps its own".into())
             }
             Input::PolicyChanged(policy) => {
                 let before = self.limits();
-                self.policy = policy;
+                self.policy = Arc::clone(policy);
                 if self.limits().attestation != before.attestation {
                     self.doubt_target();
                 }
@@ -220,10 +209,10 @@ impl Machine {
                     self.state.overlays.frozen_around = scope.frozen;
                     self.touch();
                 }
-                self.scope = scope;
+                self.scope = scope.clone();
                 (by, "accepted".into())
             }
-            Input::Finished { id, outcome } => (None, self.finished(id, outcome)),
+            Input::Finished { id, outcome } => (None, self.finished(*id, outcome)),
             Input::Woke => (None, "time".into()),
         }
     }
@@ -349,7 +338,7 @@ impl Machine {
     }
 
     /// The workload as it was last seen.
-    pub fn workload(&self) -> &Observed {
+    pub fn workload(&self) -> &Arc<Observed> {
         &self.observed
     }
 
@@ -371,12 +360,12 @@ impl Machine {
     }
 
     fn trial(&self) -> Option<&Trial> {
-        self.state.trial.as_ref()
+        self.state.trial.as_deref()
     }
 
     fn trial_mut(&mut self) -> Option<&mut Trial> {
         self.dirty = true;
-        self.state.trial.as_mut()
+        self.state.trial.as_mut().map(Arc::make_mut)
     }
 
     fn touch(&mut self) {
@@ -405,7 +394,7 @@ impl Machine {
         self.is_live(id) && !self.state.ledger.is_quarantined(id)
     }
 
-    fn observe(&mut self, observed: Observed) {
+    fn observe(&mut self, observed: Arc<Observed>) {
         self.observed = observed;
         self.seen = true;
     }
@@ -448,7 +437,7 @@ impl Machine {
     /// Puts the judge's standing into the state that is committed next.
     fn checkpoint(&mut self) {
         self.note_counters();
-        let checkpoint = self.judge.as_ref().map(Judge::checkpoint);
+        let checkpoint = self.judge.as_deref().map(Judge::checkpoint);
         if let Some(trial) = self.trial_mut()
             && checkpoint.is_some()
         {
@@ -469,6 +458,11 @@ impl Machine {
         }
         if self.in_flight.is_empty() {
             self.in_flight = BTreeMap::new();
+        }
+        let now = self.now.mono;
+        self.done.retain(|_, (_, at)| at.after(tasks::AGAIN_AFTER) > now);
+        if self.done.is_empty() {
+            self.done = BTreeMap::new();
         }
         let changed = std::mem::take(&mut self.ledger_changed);
         let ledger = changed.iter().filter_map(|id| self.state.ledger.get(id)).cloned().collect();

@@ -18,7 +18,7 @@ const WORSE_LEAST: f64 = 10.0;
 impl Machine {
     /// Fresh eyes on what serves now.
     pub(super) fn start_recovery(&mut self) {
-        self.judge = self.fresh_eyes();
+        self.judge = self.fresh_eyes().map(Box::new);
         self.judgement = None;
     }
 

@@ -1,6 +1,8 @@
 //! Wanted effects: handed out, tried again, done.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Machine;
@@ -24,7 +26,7 @@ const REVERT_TRY_WITHIN: Duration = Duration::from_secs(10);
 /// How long one try to read the evidence of a possible revert target may take: it is a few local bytes.
 const PROOF_TRY_WITHIN: Duration = Duration::from_secs(3);
 /// The same effect is not done again sooner, whatever the world says of itself.
-const AGAIN_AFTER: Duration = Duration::from_secs(5);
+pub(super) const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// What is said of an effect that was tried for too long, once.
 const LATE: &str = "not done in time: ";
@@ -63,7 +65,7 @@ impl Machine {
         // A world that says "done" and shows otherwise is asked again, but not without pause.
         // What is safe never pauses, and another order in between makes it a new wish.
         let again = match self.done.get(&key) {
-            Some((done, at)) if *done == action && !safe && !matches!(key, Key::Verify(..)) => Some(at.after(AGAIN_AFTER)),
+            Some((done, at)) if *done == action && !safe => Some(at.after(AGAIN_AFTER)),
             Some(_) => {
                 self.done.remove(&key);
                 None
@@ -234,25 +236,26 @@ impl Machine {
     }
 
     /// An effect ended. Returns how, in words.
-    pub(super) fn finished(&mut self, id: EffectId, outcome: Outcome) -> String {
+    pub(super) fn finished(&mut self, id: EffectId, outcome: &Outcome) -> Cow<'static, str> {
         self.journaled.moved |= self.in_flight.remove(&id).is_some();
-        if self.proven(id, &outcome) {
+        if self.proven(id, outcome) {
             return "readiness".into();
         }
         let Some(key) = self.state.tasks.iter().find(|(_, task)| task.effect.id == id).map(|(key, _)| key.clone()) else {
             return "of no interest any more".into();
         };
-        let Some(task) = self.state.tasks.get(&key).cloned() else { return String::new() };
+        let Some(task) = self.state.tasks.get(&key).cloned() else { return "".into() };
         self.touch();
         let name = task.effect.action.name();
         match outcome {
             Outcome::Done { changed, observed } => {
                 self.state.tasks.remove(&key);
-                if !matches!(key, Key::Notice(_)) {
+                // Whether it may be asked for again at once is asked of neither.
+                if !matches!(key, Key::Notice(_) | Key::Verify(..)) {
                     self.done.insert(key.clone(), (task.effect.action.clone(), self.now.mono));
                 }
                 self.done(&key, &task.effect, observed);
-                format!("{name}: done{}", if changed { "" } else { ", nothing to change" })
+                format!("{name}: done{}", if *changed { "" } else { ", nothing to change" }).into()
             }
             Outcome::Transient { .. } if matches!(key, Key::Notice(_)) && Mutant::NoticeDropped.lives() => {
                 self.state.tasks.remove(&key);
@@ -260,26 +263,26 @@ impl Machine {
             }
             Outcome::Transient { .. } if self.still_serves(&task) => {
                 self.state.tasks.remove(&key);
-                format!("{name}: it serves, and nothing is to take over")
+                format!("{name}: it serves, and nothing is to take over").into()
             }
             Outcome::Transient { what, retry_after } => {
                 let wait = retry_after.map_or_else(|| pause(&task, task.attempts + 1), Duration::from);
-                self.try_again(&key, wait, &what);
-                format!("{name}: {what}")
+                self.try_again(&key, wait, what);
+                format!("{name}: {what}").into()
             }
             Outcome::Unknown(what) => {
-                self.try_again(&key, Duration::ZERO, &what);
-                format!("{name}: unknown whether it happened: {what}")
+                self.try_again(&key, Duration::ZERO, what);
+                format!("{name}: unknown whether it happened: {what}").into()
             }
             Outcome::Superseded(what) => {
                 // Somebody newer decided: either this machine is stale and its next swap is lost, or the world catches up.
                 self.ask_anew(&key);
-                self.try_again(&key, Duration::from_secs(1), &what);
-                format!("{name}: superseded: {what}")
+                self.try_again(&key, Duration::from_secs(1), what);
+                format!("{name}: superseded: {what}").into()
             }
             Outcome::Denied(what) | Outcome::Invalid(what) => {
-                self.failed(&key, &task, &what);
-                format!("{name}: failed: {what}")
+                self.failed(&key, &task, what);
+                format!("{name}: failed: {what}").into()
             }
         }
     }
@@ -342,12 +345,12 @@ impl Machine {
         }
     }
 
-    fn done(&mut self, key: &Key, effect: &Effect, observed: Observation) {
+    fn done(&mut self, key: &Key, effect: &Effect, observed: &Observation) {
         match observed {
-            Observation::Workload(observed) => self.observe(*observed),
+            Observation::Workload(observed) => self.observe(Arc::clone(observed)),
             Observation::Facts(facts) => {
                 if let Action::Verify { release, evidence } = &effect.action {
-                    let lacking = self.lacking(release, &facts);
+                    let lacking = self.lacking(release, facts);
                     self.verified(release, *evidence, lacking);
                 }
             }

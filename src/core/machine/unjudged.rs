@@ -20,7 +20,7 @@ impl Machine {
     /// The attempt under way ends without a verdict.
     pub(super) fn set_aside(&mut self) {
         let Some(candidate) = self.state.candidate().cloned() else { return };
-        let Some(checkpoint) = self.judge.as_ref().map(Judge::checkpoint).filter(Checkpoint::has_begun) else { return };
+        let Some(checkpoint) = self.judge.as_deref().map(Judge::checkpoint).filter(Checkpoint::has_begun) else { return };
         self.acquit(&candidate);
         self.state.unjudged.push(Unjudged { images: candidate.digests(), at: self.now.mono, against: checkpoint.against() });
         if self.state.unjudged.len() > KEPT {

@@ -243,7 +243,7 @@ pub async fn command(
         bell: Arc::default(),
         actors: Arc::new(|_: &str| Actor::default()),
         stamped: watch::channel(false).1,
-        turns: Arc::new(tokio::sync::Semaphore::new(1)),
+        turns: Arc::default(),
         again: Arc::default(),
         only_looks: true,
     };

@@ -8,12 +8,14 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use super::Actors;
 use crate::core::actor::Request;
 use crate::core::input::{Deployed, Input, Observed};
+use crate::core::preview::View;
 use crate::core::release::{Digest, Release, ReleaseId};
 use crate::core::spec::Strategy;
 use crate::shell::rollout::Shared;
 use crate::world::clock;
 use crate::world::kubernetes::mark::Marks;
 use crate::world::kubernetes::{Cluster, SeenTemplate};
+use crate::world::store::Unavailable;
 
 /// What happens at once is looked at once.
 const GATHER: Duration = Duration::from_millis(20);
@@ -23,10 +25,19 @@ const AGAIN_ACTIVE: Duration = Duration::from_mins(1);
 const AGAIN_BLIND: Duration = Duration::from_secs(5);
 /// How often it is looked at otherwise: watches tell what happens, this is for what they missed.
 const AGAIN_RESTING: Duration = Duration::from_mins(10);
-/// How long a guard at rest waits for its turn to look for the first time: others' may hang.
+/// Workloads of guards at rest that are looked at for the first time, and marked, at once. More would only wait for the API server, each
+/// with what it has read; of fewer, each writes the list of all that are marked for itself.
+const FIRST: usize = 16;
+/// How long a turn is held: what hangs must not keep thousands waiting.
+const TURN_FOR: Duration = Duration::from_secs(2);
+/// How long one waits for its turn that has known its workload before: what was deployed meanwhile is not judged until it looks.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
+/// Workloads that are marked at once later on: when hundreds breach together, what leads their traffic back is more urgent.
+const MARKS: usize = 8;
 /// How long a mark waits for its turn; nobody looks meanwhile.
 const MARK_WITHIN: Duration = Duration::from_secs(1);
+/// How long it may take.
+const MARK_FOR: Duration = Duration::from_secs(5);
 /// After a look that failed.
 const AGAIN_FAILED: Duration = Duration::from_secs(1);
 
@@ -39,36 +50,58 @@ pub(super) struct Observer {
     pub(super) actors: Actors,
     /// Whether the API server stamps who changes a template.
     pub(super) stamped: watch::Receiver<bool>,
-    /// Turns to mark a workload, and to look for the first time of those whose guard rests.
-    pub(super) turns: Arc<Semaphore>,
+    pub(super) turns: Arc<Turns>,
     /// Rung when there is something else to say of what runs.
     pub(super) again: Arc<Notify>,
     /// Whether it tells the health of the workload alone: marks and deployments are the controller's.
     pub(super) only_looks: bool,
 }
 
+/// The turns of all observers.
+pub(super) struct Turns {
+    /// To look for the first time, and to mark then.
+    first: Arc<Semaphore>,
+    /// To mark.
+    marks: Semaphore,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { first: Arc::new(Semaphore::new(FIRST)), marks: Semaphore::new(MARKS) }
+    }
+}
+
 impl Observer {
     /// Looks until `stop`.
     pub(super) async fn run(self, ordinary: mpsc::Sender<Box<Input>>, mut stop: watch::Receiver<bool>) {
-        let (mut seen, mut template): (Option<Observed>, Option<ReleaseId>) = (None, None);
+        let (mut seen, mut template): (Option<Arc<Observed>>, Option<ReleaseId>) = (None, None);
         let mut marked = None;
         // What a watch tells is looked at as it is told; what none tells, at the API server. At a start the watches have just listed it.
         let mut rung = true;
-        let mut turn = self.turn(&mut stop).await;
+        let mut turn = Box::pin(self.turn(&mut stop)).await;
+        if *stop.borrow() {
+            return;
+        }
         loop {
+            let is_first = turn.is_some();
+            let once = async {
+                let looked = self.look(rung, &ordinary, &mut seen, &mut template, &mut marked).await;
+                if !self.only_looks {
+                    self.mark(&mut marked, is_first).await;
+                }
+                looked
+            };
             // What is done for a moment takes no room while nothing happens, thousands of times.
-            let looked = Box::pin(self.look(rung, &ordinary, &mut seen, &mut template, &mut marked)).await;
-            if !self.only_looks {
-                Box::pin(self.mark(&mut marked, turn.as_ref())).await;
-            }
-            drop(turn.take());
+            let looked = holding(turn.take(), Box::pin(once)).await;
             let resting = self.rests();
             let pause = match looked {
                 Err(Gone {}) => return,
                 Ok(false) => AGAIN_FAILED,
                 Ok(true) if self.only_looks => AGAIN_FAILED,
+                // It is not marked.
+                Ok(true) if marked.is_none() => AGAIN_BLIND,
                 Ok(true) if resting => AGAIN_RESTING,
-                Ok(true) if self.cluster.cache().holds(self.key.split('/').next().unwrap_or_default()) => AGAIN_ACTIVE,
+                Ok(true) if self.is_watched() => AGAIN_ACTIVE,
                 Ok(true) => AGAIN_BLIND,
             };
             tokio::select! {
@@ -84,24 +117,40 @@ impl Observer {
     }
 
     fn rests(&self) -> bool {
-        self.shared.handle.view(&self.key).is_none_or(|view| view.0.phase.is_resting() && view.0.open.is_empty())
+        self.shared.handle.view(&self.key).is_none_or(|view| is_at_rest(&view.0))
     }
 
     /// Waits until it is this guard's turn to look for the first time: thousands that rest must not stand in front of what is under way
-    /// when a replica starts or takes another's share over.
+    /// when a replica starts or takes another's share over. Nothing keeps one waiting whose workload changes, or that rests no more.
     async fn turn(&self, stop: &mut watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
-        if !self.rests() {
-            return None;
-        }
+        let mut line = self.shared.handle.line(&self.key)?;
+        let was_known = line.view.borrow().0.stable.is_some();
         tokio::select! {
-            turn = Arc::clone(&self.turns).acquire_owned() => turn.ok(),
-            () = tokio::time::sleep(TURN_WITHIN) => None,
+            biased;
+            _ = line.view.wait_for(|view| !is_at_rest(&view.0)) => None,
+            turn = Arc::clone(&self.turns.first).acquire_owned() => turn.ok(),
+            () = self.heard() => None,
+            () = tokio::time::sleep(TURN_WITHIN), if was_known => None,
             _ = stop.changed() => None,
         }
     }
 
+    /// Waits until something happens to the workload: while the watches list what there is, nothing has.
+    async fn heard(&self) {
+        loop {
+            self.bell.notified().await;
+            if self.is_watched() {
+                return;
+            }
+        }
+    }
+
+    fn is_watched(&self) -> bool {
+        self.cluster.cache().holds(self.key.split('/').next().unwrap_or_default())
+    }
+
     /// Marks the workload, so that admission policies protect it.
-    async fn mark(&self, marked: &mut Option<Marks>, turn: Option<&OwnedSemaphorePermit>) {
+    async fn mark(&self, marked: &mut Option<Marks>, has_turn: bool) {
         let loaded = self.shared.documents();
         let Some((metadata, spec)) = loaded.rollouts.get(&self.key) else { return };
         let how = if matches!(spec.strategy, Strategy::Observe(_)) { "observed" } else { "driven" };
@@ -109,13 +158,10 @@ impl Observer {
         let reverting = view.and_then(|view| view.0.reverting().map(|revert| revert.id.clone()));
         let marks = Marks { guarded: Some(how), reverting };
         let Some((kind, workload)) = spec.workload.object().filter(|_| marked.as_ref() != Some(&marks)) else { return };
-        // A few at a time: when hundreds breach together, what leads their traffic back is more urgent.
-        let _turn = match turn {
-            Some(_) => None,
-            None => tokio::time::timeout(MARK_WITHIN, self.turns.acquire()).await.ok(),
-        };
+        let _turn = if has_turn { None } else { tokio::time::timeout(MARK_WITHIN, self.turns.marks.acquire()).await.ok() };
         let namespace = metadata.namespace();
-        match self.cluster.mark(namespace, kind, workload, &marks).await {
+        let hangs = |_| Err(Unavailable(format!("no answer within {} s", MARK_FOR.as_secs())));
+        match tokio::time::timeout(MARK_FOR, self.cluster.mark(namespace, kind, workload, &marks)).await.unwrap_or_else(hangs) {
             Ok(changed) => {
                 tracing::debug!(rollout = self.key, kind, workload, ?marks, changed, "marked");
                 *marked = Some(marks);
@@ -141,7 +187,7 @@ impl Observer {
         &self,
         rung: bool,
         ordinary: &mpsc::Sender<Box<Input>>,
-        last: &mut Option<Observed>,
+        last: &mut Option<Arc<Observed>>,
         template: &mut Option<ReleaseId>,
         marked: &mut Option<Marks>,
     ) -> Result<bool, Gone> {
@@ -171,9 +217,10 @@ impl Observer {
         {
             self.cluster.answered(&self.key, &release.id);
         }
-        if last.as_ref() != Some(&seen.observed) {
-            *last = Some(seen.observed.clone());
-            ordinary.send(Box::new(Input::Observed(seen.observed))).await.map_err(|_| Gone {})?;
+        if last.as_deref() != Some(&seen.observed) {
+            let observed = Arc::new(seen.observed);
+            *last = Some(Arc::clone(&observed));
+            ordinary.send(Box::new(Input::Observed(observed))).await.map_err(|_| Gone {})?;
         }
         // A write that was under way when the revert ended, or a person, changed it; or the workload was made anew.
         let is_so = |spec: &SeenTemplate| marked.as_ref().is_none_or(|marked| spec.guarded && marked.reverting == spec.reverting);
@@ -234,5 +281,39 @@ impl Observer {
     }
 }
 
+/// Whether nothing is under way.
+fn is_at_rest(view: &View) -> bool {
+    view.phase.is_resting() && view.open.is_empty()
+}
+
+/// Does `work`. The turn is handed on once that is done, or after a while.
+async fn holding<T>(turn: Option<OwnedSemaphorePermit>, work: impl Future<Output = T> + Unpin) -> T {
+    let mut work = work;
+    if let Some(_turn) = turn
+        && let Ok(done) = tokio::time::timeout(TURN_FOR, &mut work).await
+    {
+        return done;
+    }
+    work.await
+}
+
 /// The rollout's task has ended.
 struct Gone {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_turn_is_handed_on_when_the_work_is_done_and_when_it_hangs() {
+        let turns = Arc::new(Semaphore::new(1));
+        let take = || async { Arc::clone(&turns).acquire_owned().await.ok() };
+        assert_eq!(holding(take().await, Box::pin(async { turns.available_permits() })).await, 0, "held while it works");
+        assert_eq!(turns.available_permits(), 1);
+        let hangs = tokio::spawn(holding(take().await, Box::pin(std::future::pending::<()>())));
+        let next = tokio::time::timeout(TURN_FOR * 5, turns.acquire()).await;
+        assert!(next.is_ok() && !hangs.is_finished(), "it goes on without its turn");
+        hangs.abort();
+        assert_eq!(holding(None, Box::pin(async { 7 })).await, 7);
+    }
+}

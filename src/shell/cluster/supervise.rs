@@ -6,11 +6,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use kube::api::DynamicObject;
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::books::{Books, conditions_of, key_of, troubles};
-use super::observer::Observer;
+use super::observer::{Observer, Turns};
 use super::replicas::{Living, is_mine};
 use super::sight::Sight;
 use super::watches::Told;
@@ -36,8 +36,6 @@ const GATHER: Duration = Duration::from_millis(50);
 const AGAIN: Duration = Duration::from_secs(1);
 /// Before a source that could not be opened is tried again.
 const RECONNECT: Duration = Duration::from_secs(30);
-/// Workloads that are marked, or looked at for the first time while their guard rests, at once.
-const TURNS: usize = 8;
 /// Observations that may wait.
 const ORDINARY_MAX: usize = 16;
 
@@ -55,8 +53,7 @@ pub(super) struct Supervisor {
     good: BTreeMap<String, (Metadata, Arc<GuardedRollout>)>,
     sources: BTreeMap<String, GuardSource>,
     running: BTreeMap<String, Running>,
-    /// Turns of observers to mark a workload, and to look for the first time of those whose guard rests.
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
     /// Rung when a guard's task has ended, for another one may have to take its place, and when there is something else to say of one.
     again: Arc<Notify>,
     /// What is to be said of each guard's document.
@@ -110,7 +107,7 @@ impl Supervisor {
             good: BTreeMap::new(),
             sources: BTreeMap::new(),
             running: BTreeMap::new(),
-            turns: Arc::new(Semaphore::new(TURNS)),
+            turns: Arc::default(),
             again: Arc::default(),
             said: BTreeMap::new(),
             kept: BTreeMap::new(),
@@ -283,6 +280,12 @@ impl Supervisor {
             ..self.books.said(key, trouble.get(key).map(String::as_str))
         };
         self.said = self.books.rollouts.keys().map(|key| (key.clone(), said(key))).collect();
+        for (key, glance) in &mut self.seen {
+            // What is said already is held once.
+            if let Some(said) = self.said.get(key).filter(|said| said.in_force == glance.in_force) {
+                glance.in_force.clone_from(&said.in_force);
+            }
+        }
         if let Some(store) = self.store() {
             store.note_documents(self.said.clone());
         }
@@ -434,7 +437,7 @@ struct Task {
     setup: Setup,
     sight: Arc<Sight>,
     stamped: watch::Receiver<bool>,
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
     again: Arc<Notify>,
     key: String,
 }

@@ -8,7 +8,7 @@ use kube::api::{Api, PostParams};
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use tower::limit::ConcurrencyLimitLayer;
+use tower::ServiceBuilder;
 
 use super::Cluster;
 use super::objects::unavailable;
@@ -21,6 +21,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// some forty kilobytes, which stays for a while: where thousands of workloads are marked for the first time, these were most of the
 /// memory. What reverts need has a number of its own for each kind of work, and waits behind nothing here.
 const FORWARD_REQUESTS: usize = 64;
+
+/// How long an answer to one of these may take to begin: what hangs must not keep the others waiting.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// A cluster, and the URL of its API server.
 pub struct Connected {
@@ -50,7 +53,8 @@ pub async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result
     config.connect_timeout = Some(CONNECT);
     let builder = || ClientBuilder::try_from(config.clone()).map_err(|error| say(error.to_string()));
     // A watch counts until its answer begins.
-    let forward = builder()?.with_layer(&ConcurrencyLimitLayer::new(FORWARD_REQUESTS)).build();
+    let layer = ServiceBuilder::new().concurrency_limit(FORWARD_REQUESTS).timeout(ANSWER).into_inner();
+    let forward = builder()?.with_layer(&layer).build();
     Ok(Connected {
         url: config.cluster_url.to_string(),
         namespace: config.default_namespace.clone(),

@@ -1,10 +1,11 @@
 //! What admission policies go by: the label on what is guarded, and the annotation while a revert of it is under way.
 
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, ApiResource, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use serde_json::json;
 
 use super::Cluster;
+use super::lean::Lean;
 use super::members::selector;
 use super::objects::{FIELD_MANAGER, unavailable};
 use crate::core::work::Lane;
@@ -33,10 +34,10 @@ impl Cluster {
     pub async fn mark(&self, namespace: &str, kind: &str, name: &str, marks: &Marks) -> Result<bool, Unavailable> {
         let client = self.client(Lane::Forward);
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", kind));
-        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+        let api: Api<Lean> = Api::namespaced_with(client.clone(), namespace, &resource);
         let say = |error: kube::Error| unavailable(&format!("{kind} {namespace}/{name}"), &error);
         // Not from the watches: what is marked and what is noted must be the same object, and the newest.
-        let found = api.get_opt(name).await.map_err(say)?;
+        let found = api.get_opt(name).await.map_err(say)?.map(|Lean(object)| object);
         let noted = match &found {
             _ if marks.guarded.is_none() => self.note_members(namespace, kind, name, None).await?,
             Some(object) => self.note_members(namespace, kind, name, selector(&object.data).as_deref()).await?,

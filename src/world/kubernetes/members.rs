@@ -60,22 +60,24 @@ impl Cluster {
             let found = api.get_opt(NAME).await.map_err(|error| unavailable(&format!("ConfigMap {namespace}/{NAME}"), &error))?;
             known.insert(namespace.to_owned(), found.and_then(|map| map.data).unwrap_or_default());
         }
-        let known = known.entry(namespace.to_owned()).or_default();
+        // Until the answer is in, nobody knows what is there.
+        let mut now = known.remove(namespace).unwrap_or_default();
         let mut wanted = noted.wanted(namespace);
         // One's own in any case: who took it along before may have failed.
         wanted.insert(key, selector.map(str::to_owned));
-        wanted.retain(|key, selector| known.get(key) != selector.as_ref());
-        if wanted.is_empty() {
-            return Ok(false);
+        wanted.retain(|key, selector| now.get(key) != selector.as_ref());
+        let has_news = !wanted.is_empty();
+        if has_news {
+            keep_keys(client, namespace, NAME, &wanted).await?;
         }
-        keep_keys(client, namespace, NAME, &wanted).await?;
         for (key, selector) in wanted {
             match selector {
-                Some(selector) => known.insert(key, selector),
-                None => known.remove(&key),
+                Some(selector) => now.insert(key, selector),
+                None => now.remove(&key),
             };
         }
-        Ok(true)
+        known.insert(namespace.to_owned(), now);
+        Ok(has_news)
     }
 }
 

@@ -134,7 +134,7 @@ pub struct Member {
     /// Its `pod-template-hash` or `controller-revision-hash`.
     pub hash: Option<String>,
     /// What runs in it, by container: the `imageID` that the node tells, with the container's name.
-    pub image_ids: BTreeMap<String, String>,
+    pub image_ids: Box<[(String, String)]>,
     /// Containers of the template that run another image than it names, with the digest that it names: what runs is not what was
     /// verified. A node may tell the digest of an image's manifest where the template names that of its index, so this proves nothing.
     pub other_images: BTreeMap<String, String>,

@@ -263,7 +263,7 @@ fn statuses(pod: &Value) -> impl Iterator<Item = &Value> {
 fn member(pod: &Value, release: &Release, workload: &str) -> Member {
     let template = serde_json::to_value(&release.template).unwrap_or_default();
     let (mut other_images, mut injected) = (BTreeMap::new(), BTreeSet::new());
-    let image_ids: BTreeMap<String, String> = statuses(pod)
+    let image_ids: Box<[(String, String)]> = statuses(pod)
         .filter_map(|one| Some((one["name"].as_str()?.to_owned(), one["imageID"].as_str().filter(|id| !id.is_empty())?.to_owned())))
         .collect();
     for key in ["containers", "initContainers"] {
@@ -274,7 +274,8 @@ fn member(pod: &Value, release: &Release, workload: &str) -> Member {
                 continue;
             };
             let wanted = of_template["image"].as_str().and_then(|image| image.rsplit_once('@')).map(|(_, digest)| digest);
-            if let Some((_, digest)) = image_ids.get(container).zip(wanted).filter(|(id, digest)| !id.ends_with(digest)) {
+            let runs = image_ids.iter().find(|(name, _)| name == container).map(|(_, id)| id);
+            if let Some((_, digest)) = runs.zip(wanted).filter(|(id, digest)| !id.ends_with(digest)) {
                 other_images.insert(container.to_owned(), digest.to_owned());
             }
         }
