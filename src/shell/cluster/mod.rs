@@ -33,6 +33,9 @@ use crate::world::perform::{Place, World};
 use crate::world::registry::{Collector, Credentials, Patience};
 use crate::world::store as local;
 
+/// How often what rides in the statuses of guards is looked for.
+const RECORDS_EVERY: Duration = Duration::from_secs(15);
+
 /// Who a user name of Kubernetes is.
 pub type Actors = Arc<dyn Fn(&str) -> Actor + Send + Sync>;
 
@@ -93,6 +96,7 @@ impl Controller {
         let (stamped_in, stamped) = watch::channel(is_stamped);
         tasks.spawn(watches::stamps(client, stamped_in, stopped.clone()));
         tasks.spawn(surroundings(Arc::clone(&shared), stopped.clone()));
+        tasks.spawn(records(Arc::clone(&shared), stopped.clone()));
         tasks.spawn(endpoints::renew(Arc::clone(&shared), setup.clone(), stopped.clone()));
         let supervisor = Supervisor::new(Arc::clone(&shared), setup, sight, living, stamped);
         tasks.spawn(supervisor.run(told, ready_in, stopped));
@@ -162,6 +166,20 @@ async fn surroundings(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(1)) => shared.changed.notify_waiters(),
+            _ = stop.changed() => return,
+        }
+    }
+}
+
+/// Has what rides in statuses moved on while nobody commits: another replica may have died with it.
+async fn records(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(RECORDS_EVERY) => {
+                if let Err(error) = shared.world.store().drain_along().await {
+                    tracing::warn!(%error, "audit records stay in the statuses");
+                }
+            }
             _ = stop.changed() => return,
         }
     }

@@ -212,7 +212,10 @@ impl Store {
         let object = object.ok_or_else(|| LoadError::Unavailable(format!("there is no GuardedRollout {key}")))?;
         let unreadable = |what| LoadError::Unreadable { key: key.to_owned(), what };
         let workload = workload_of(key, &object).map_err(unreadable)?;
-        let status: RolloutStatus = serde_json::from_value(object.data["status"].clone()).unwrap_or_default();
+        let mut status: RolloutStatus = serde_json::from_value(object.data["status"].clone()).unwrap_or_default();
+        // What is said of the document already is held once.
+        let said = lock(&self.0.documents).get(key).and_then(|said| said.in_force.clone());
+        status.in_force = said.filter(|said| status.in_force.as_ref() == Some(said)).or(status.in_force);
         let mut state = status.state.as_deref().map(status::decode).transpose().map_err(unreadable)?;
         for one in self.0.local.spooled().into_iter().filter(|one| one.key == key) {
             if one.commit.expected == state.as_ref().map_or(0, |state| state.revision) {
@@ -222,6 +225,8 @@ impl Store {
         let kept = self.0.records.list_since(&self.0.public, &workload, object.metadata.resource_version.as_deref()).await?;
         let pending = self.pending(&workload, &status);
         let reconciled = reconcile::reconcile(state, &kept, &pending.iter().map(|(entry, _)| entry));
+        // Those that are in their objects leave the status with the next commit.
+        let pending = reconcile::unkept(pending, &kept);
         let seat = Seat {
             version: object.metadata.resource_version.clone().unwrap_or_default(),
             uid: object.metadata.uid.clone().unwrap_or_default(),

@@ -25,7 +25,10 @@ pub(super) fn newest<'a>(kept: &[Kept], pending: impl Iterator<Item = &'a Entry>
     let mut best: Option<LedgerRecord> = None;
     let mut trouble = "it has no record".to_owned();
     for one in kept.iter().filter(|one| &one.release == release) {
-        let later = pending.iter().rev().find(|entry| one.content.as_ref().is_ok_and(|(digest, _)| *digest == entry.content));
+        let of_content = |entry: &&&Entry| one.content.as_ref().is_ok_and(|(digest, _)| *digest == entry.content);
+        // The status may be from a backup, and the object say what came after it.
+        let outdated = |entry: &Entry| matches!(&one.entry, Some(Ok(known)) if known.since.mono > entry.since.mono);
+        let later = pending.iter().rev().find(of_content).filter(|entry| !outdated(entry));
         let one = match later {
             Some(entry) => Kept { entry: Some(Ok((*entry).clone())), ..one.clone() },
             None => one.clone(),
@@ -37,6 +40,19 @@ pub(super) fn newest<'a>(kept: &[Kept], pending: impl Iterator<Item = &'a Entry>
         }
     }
     best.ok_or(trouble)
+}
+
+/// Those of the records in a status that are still to be written. Where the newest of a release is in its object, none is: an older one
+/// would be written over it.
+pub(super) fn unkept<T>(mut pending: Vec<(Entry, T)>, kept: &[Kept]) -> Vec<(Entry, T)> {
+    let is_in = |entry: &Entry| {
+        let says = |one: &&Kept| one.content.as_ref().is_ok_and(|(digest, _)| *digest == entry.content);
+        kept.iter().filter(says).any(|one| matches!(&one.entry, Some(Ok(known)) if known == entry))
+    };
+    let place = |entry: &Entry| (entry.release.clone(), entry.content.clone());
+    let newest: BTreeMap<_, bool> = pending.iter().map(|(entry, _)| (place(entry), is_in(entry))).collect();
+    pending.retain(|(entry, _)| newest.get(&place(entry)) != Some(&true));
+    pending
 }
 
 /// Puts state and signed records together.
@@ -157,5 +173,29 @@ mod tests {
         let reconciled = reconcile(Some(state(vec![after])), &[kept(&before)], &pending.iter());
         assert_eq!(believed(&reconciled), [(Standing::KnownGood, false)]);
         assert!(reconciled.unsigned.is_empty());
+    }
+
+    #[test]
+    fn what_came_after_a_status_from_a_backup_is_in_the_object() {
+        let (before, after) = (record(1, Standing::KnownGood, false, 5), record(1, Standing::Bad, true, 9));
+        let pending = [Entry::of(&before).unwrap()];
+        let reconciled = reconcile(Some(state(vec![before])), &[kept(&after)], &pending.iter());
+        assert_eq!(believed(&reconciled), [(Standing::Bad, true)]);
+    }
+
+    #[test]
+    fn of_what_rides_in_the_status_only_what_no_object_has_is_written() {
+        let found = record(1, Standing::Unproven, false, 5);
+        let good = record(1, Standing::KnownGood, false, 9);
+        // A quarantine and its end bear the same date.
+        let (held, lifted) = (record(2, Standing::Bad, true, 7), record(2, Standing::Bad, false, 7));
+        let rides = |records: &[&LedgerRecord]| records.iter().map(|one| (Entry::of(one).unwrap(), ())).collect::<Vec<_>>();
+        let left =
+            |kept: &[Kept]| unkept(rides(&[&found, &held, &good, &lifted]), kept).into_iter().map(|(entry, ())| entry).collect::<Vec<_>>();
+        let entries = |records: &[&LedgerRecord]| rides(records).into_iter().map(|(entry, ())| entry).collect::<Vec<_>>();
+        assert_eq!(left(&[kept(&good), kept(&lifted)]), []);
+        assert_eq!(left(&[kept(&found), kept(&lifted)]), entries(&[&found, &good]), "an older word is in its place");
+        assert_eq!(left(&[kept(&good), kept(&held)]), entries(&[&held, &lifted]));
+        assert_eq!(left(&[]).len(), 4);
     }
 }
