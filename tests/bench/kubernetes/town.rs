@@ -28,6 +28,8 @@ const SYSTEM: &str = "backstop-system";
 pub(crate) const NAMESPACE: &str = "bench";
 /// Requests under way at once while the town is built.
 const BUILDERS: usize = 24;
+/// Command lines that run at once.
+const TELLERS: usize = 8;
 /// How long anything may take before the bench gives up.
 const PATIENCE: Duration = Duration::from_mins(15);
 
@@ -185,9 +187,12 @@ impl Town {
     /// Calls what runs known good.
     pub(crate) async fn adopt(&self, controller: &Controller, services: &[usize]) {
         self.until_all("every guard has found its service", services, |status| status["stable"]["image"].is_string()).await;
-        for number in services {
-            controller.tell(&["adopt", &format!("{NAMESPACE}/service-{number}")]);
-        }
+        let adopt = |number: &usize| controller.tell(&["adopt", &format!("{NAMESPACE}/service-{number}")]);
+        std::thread::scope(|scope| {
+            for share in services.chunks(services.len().div_ceil(TELLERS).max(1)) {
+                scope.spawn(move || share.iter().for_each(adopt));
+            }
+        });
         self.until_all("every release is known good", services, |status| status["verdict"] == "Pass").await;
     }
 
