@@ -112,6 +112,7 @@ pub(crate) struct Trail {
     length: usize,
     last: Last,
     faults: Vec<Reason>,
+    #[allow(clippy::vec_box, reason = "most often there is one, and a list has room for four of some hundred bytes")]
     inputs: Vec<Box<Input>>,
     grids: Vec<Grid>,
 }
