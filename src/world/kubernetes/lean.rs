@@ -20,32 +20,53 @@ pub const PAGE: u32 = 100;
 #[serde(transparent)]
 pub struct Lean(pub DynamicObject);
 
-impl Resource for Lean {
-    type DynamicType = ApiResource;
-    type Scope = DynamicResourceScope;
+/// Of an object of any kind its metadata alone, without `managedFields`: of what was just written nobody reads more.
+#[derive(Debug, Clone)]
+pub struct Head(pub ObjectMeta);
 
-    fn kind(resource: &ApiResource) -> Cow<'_, str> {
-        DynamicObject::kind(resource)
-    }
+macro_rules! of_any_kind {
+    ($($name:ident { $($meta:tt)+ })+) => {
+        $(impl Resource for $name {
+            type DynamicType = ApiResource;
+            type Scope = DynamicResourceScope;
 
-    fn group(resource: &ApiResource) -> Cow<'_, str> {
-        DynamicObject::group(resource)
-    }
+            fn kind(resource: &ApiResource) -> Cow<'_, str> {
+                DynamicObject::kind(resource)
+            }
 
-    fn version(resource: &ApiResource) -> Cow<'_, str> {
-        DynamicObject::version(resource)
-    }
+            fn group(resource: &ApiResource) -> Cow<'_, str> {
+                DynamicObject::group(resource)
+            }
 
-    fn plural(resource: &ApiResource) -> Cow<'_, str> {
-        DynamicObject::plural(resource)
-    }
+            fn version(resource: &ApiResource) -> Cow<'_, str> {
+                DynamicObject::version(resource)
+            }
 
-    fn meta(&self) -> &ObjectMeta {
-        &self.0.metadata
-    }
+            fn plural(resource: &ApiResource) -> Cow<'_, str> {
+                DynamicObject::plural(resource)
+            }
 
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.0.metadata
+            fn meta(&self) -> &ObjectMeta {
+                &self.$($meta)+
+            }
+
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.$($meta)+
+            }
+        })+
+    };
+}
+
+of_any_kind! { Lean { 0.metadata } Head { 0 } }
+
+impl<'de> Deserialize<'de> for Head {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Object {
+            metadata: Fields,
+        }
+        let Object { metadata: Fields(fields) } = Object::deserialize(deserializer)?;
+        read(Value::Object(fields)).map(Self)
     }
 }
 
@@ -117,6 +138,8 @@ mod tests {
         let mut wanted: DynamicObject = serde_json::from_value(whole).unwrap();
         assert!(wanted.metadata.managed_fields.take().is_some());
         assert_eq!(lean, wanted);
+        let Head(metadata) = serde_json::from_value(serde_json::to_value(&wanted).unwrap()).unwrap();
+        assert_eq!(metadata, wanted.metadata);
         // Items of a list have no types of their own.
         let Lean(item) = serde_json::from_str(r#"{"metadata": {"name": "a"}, "spec": {"replicas": 1}}"#).unwrap();
         assert_eq!((item.types, item.metadata.name.as_deref(), &item.data["spec"]["replicas"]), (None, Some("a"), &json!(1)));

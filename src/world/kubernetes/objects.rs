@@ -8,6 +8,7 @@ use kube::api::{Api, ApiResource, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use serde_json::json;
 
+use super::lean::Head;
 use crate::core::release::Digest;
 use crate::core::spec::API_VERSION;
 use crate::spec::crd::{GROUP, RESOURCES};
@@ -81,7 +82,7 @@ pub(super) async fn keep_keys(
     name: &str,
     keys: &BTreeMap<String, Option<String>>,
 ) -> Result<(), Unavailable> {
-    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let api: Api<Head> = Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<ConfigMap>(&()));
     let merge = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
     let kept = match api.patch(name, &merge, &Patch::Merge(json!({"data": keys}))).await {
         Err(error) if is_missing(&error) => {

@@ -13,7 +13,7 @@ use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::lean::{Lean, PAGE};
+use super::lean::{Head, Lean, PAGE};
 use super::objects::{FIELD_MANAGER, is_conflict, resource, unavailable};
 use super::status::{pack, unpack};
 use crate::core::ledger::{LedgerRecord, Standing};
@@ -56,6 +56,7 @@ pub(super) struct Kept {
 #[derive(Clone)]
 pub(super) struct Records {
     api: Api<Lean>,
+    heads: Api<Head>,
     listed: Arc<Mutex<Listed>>,
 }
 
@@ -147,7 +148,12 @@ impl Kept {
 
 impl Records {
     pub(super) fn new(client: Client, namespace: &str) -> Self {
-        Self { api: Api::namespaced_with(client, namespace, &resource("ReleaseRecord")), listed: Arc::default() }
+        let resource = resource("ReleaseRecord");
+        Self {
+            api: Api::namespaced_with(client.clone(), namespace, &resource),
+            heads: Api::namespaced_with(client, namespace, &resource),
+            listed: Arc::default(),
+        }
     }
 
     /// Lists the records of all workloads at once, for a start with many guards: each [`Self::list_since`] takes its own of them.
@@ -253,7 +259,7 @@ impl Records {
         };
         let patch = Patch::Merge(json!({"metadata": {"resourceVersion": found.metadata.resource_version}, "status": status}));
         match self
-            .api
+            .heads
             .patch_status(&name, &PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() }, &patch)
             .await
         {

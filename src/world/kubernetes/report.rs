@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use kube::Client;
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
+use super::lean::Head;
 use super::objects::{FIELD_MANAGER, resource, unavailable};
 use super::status::{condition, dated};
 use crate::spec::crd::{ConditionStatus, StatusCondition};
@@ -86,7 +87,7 @@ pub fn is_known(conditions: &[StatusCondition], said: &Said) -> bool {
 /// The API server does not take it.
 pub async fn say(client: &Client, key: &str, before: &[StatusCondition], said: &Said, generation: Option<i64>) -> Result<(), Unavailable> {
     let (namespace, name) = key.split_once('/').unwrap_or(("default", key));
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource("GuardedRollout"));
+    let api: Api<Head> = Api::namespaced_with(client.clone(), namespace, &resource("GuardedRollout"));
     let mut status = json!({"conditions": dated(conditions(said), before, generation)});
     if let Some(in_force) = &said.in_force {
         status["inForce"] = json!(in_force);

@@ -15,11 +15,13 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
-use kube::Client;
-use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::DynamicResourceScope;
+use kube::{Client, Resource};
 use serde_json::{Value, json};
 
-use super::lean::Lean;
+use super::lean::{Head, Lean};
 use super::objects::{FIELD_MANAGER, is_conflict, is_missing, is_passing, resource, unavailable};
 use super::proofs::Proofs;
 use super::records::{Entry, Kept, Records};
@@ -157,7 +159,7 @@ impl Store {
         hex(&aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes()).as_ref()[..16])
     }
 
-    fn api(&self, key: &str) -> (Api<Lean>, String) {
+    fn api<K: Resource<DynamicType = ApiResource, Scope = DynamicResourceScope>>(&self, key: &str) -> (Api<K>, String) {
         let (namespace, name) = key.split_once('/').unwrap_or(("default", key));
         (Api::namespaced_with(self.0.client.clone(), namespace, &resource("GuardedRollout")), name.to_owned())
     }
@@ -190,7 +192,7 @@ impl Store {
     // ------------------------------------------------------------------------------------------------ reads
 
     async fn get(&self, key: &str) -> Result<Option<DynamicObject>, Unavailable> {
-        let (api, name) = self.api(key);
+        let (api, name) = self.api::<Lean>(key);
         let asked = tokio::time::timeout(ANSWER, api.get_opt(&name)).await;
         let what = format!("GuardedRollout {key}");
         match asked {
@@ -407,7 +409,7 @@ impl Store {
         {
             return Ok(swapped);
         }
-        let (api, name) = self.api(key);
+        let (api, name) = self.api::<Head>(key);
         let mut pause = Duration::from_millis(25);
         for attempt in 1..=TRIES {
             let body = self.body(key, &mut prepared)?;
@@ -415,8 +417,8 @@ impl Store {
             let patch = Patch::Merge(body);
             let sent = tokio::time::timeout(ANSWER, api.patch_status(&name, &parameters, &patch)).await;
             let error = match sent {
-                Ok(Ok(Lean(object))) => {
-                    self.sit(key, &object, prepared);
+                Ok(Ok(Head(metadata))) => {
+                    self.sit(key, &metadata, prepared);
                     return Ok(Swapped::Won);
                 }
                 Ok(Err(error)) if is_missing(&error) => return Err(Unavailable(format!("there is no GuardedRollout {key} any more"))),
@@ -453,7 +455,7 @@ impl Store {
         if object.data["status"]["state"].as_str() == Some(&prepared.text) {
             if self.revision(key) != found {
                 let copy = Prepared { records: prepared.records.clone(), ledger: prepared.ledger.clone(), ..prepared.shell() };
-                self.sit(key, &object, copy);
+                self.sit(key, &object.metadata, copy);
             }
             return Ok(Some(Swapped::Already));
         }
@@ -539,10 +541,10 @@ impl Store {
     }
 
     /// Notes what is in place now.
-    fn sit(&self, key: &str, object: &DynamicObject, prepared: Prepared) {
+    fn sit(&self, key: &str, metadata: &ObjectMeta, prepared: Prepared) {
         if let Some(seat) = lock(&self.0.seats).get_mut(key) {
-            seat.version = object.metadata.resource_version.clone().unwrap_or_default();
-            seat.generation = object.metadata.generation;
+            seat.version = metadata.resource_version.clone().unwrap_or_default();
+            seat.generation = metadata.generation;
             seat.revision = prepared.expected + 1;
             seat.undrained.extend(prepared.records);
             seat.pending.extend(prepared.ledger);
