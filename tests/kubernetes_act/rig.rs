@@ -327,7 +327,7 @@ impl Rig {
 }
 
 pub async fn act_as(user: &User) -> Act {
-    Act::new(user.client().await, user.client().await)
+    Act::new(user.client().await, user.client().await, user.client().await)
 }
 
 fn service(name: &str) -> String {

@@ -46,7 +46,7 @@ struct Known {
 
 /// Reads every document. Guards alone must be readable; what is not readable beside them is missing.
 async fn read(setup: &Setup) -> Result<Known, StartError> {
-    let client = setup.cluster.client(Lane::Forward);
+    let client = setup.cluster.housekeeping();
     let mut books = Books::default();
     match in_force::read(client, &setup.namespace).await {
         Ok(kept) => books.remember(kept),
@@ -105,7 +105,7 @@ pub async fn standings(setup: &Setup, only: Option<&str>) -> Result<Vec<(View, R
         let notes = report::notes(&conditions_of(&object));
         let (mut state, mut observed) = (Store::state_of(&object).unwrap_or_else(State::new), Observed::default());
         if only.is_some() {
-            store.offer(&key, object);
+            store.offer(&key, &object);
             state = store.load(&key).await?.unwrap_or_else(State::new);
             observed = setup.cluster.see(&guard, &[]).await.map(|seen| seen.observed).unwrap_or_default();
         }
@@ -165,7 +165,7 @@ pub async fn dry_run(
         Err(kube::Error::Api(said)) if said.code < 429 && said.code != 409 => return Ok(Some(format!("{what}: {}", said.message))),
         tried => tried.map(drop).map_err(|error| unavailable(&what, &error))?,
     }
-    store.offer(key, object);
+    store.offer(key, &object);
     let state = store.load(key).await?.unwrap_or_else(State::new);
     let target = plan.targets.iter().find(|one| to.is_none_or(|to| *to == one.id)).filter(|_| parts == Parts::All);
     let traffic = plan.traffic_to.as_ref().filter(|_| parts != Parts::Flags).map(|stable| {

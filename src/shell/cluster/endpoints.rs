@@ -19,7 +19,6 @@ use tokio::sync::watch;
 
 use super::Setup;
 use crate::core::spec::{Auth, GuardSource};
-use crate::core::work::Lane;
 use crate::shell::rollout::Shared;
 use crate::world::endpoint::is_link_local;
 
@@ -59,7 +58,7 @@ pub(super) async fn renew(shared: Arc<Shared>, setup: Setup, mut stop: watch::Re
 
 /// Fetches a source's credentials.
 async fn credentials(setup: &Setup, secrets: &Path, source: &GuardSource) -> Result<(), String> {
-    let (client, namespace) = (setup.cluster.client(Lane::Forward), &setup.namespace);
+    let (client, namespace) = (setup.cluster.housekeeping(), &setup.namespace);
     let auths =
         source.prometheus.iter().filter_map(|one| one.auth.as_ref()).chain(source.scrape.iter().filter_map(|one| one.auth.as_ref()));
     for auth in auths {

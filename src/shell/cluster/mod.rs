@@ -79,7 +79,7 @@ impl Controller {
         let (stop, stopped) = watch::channel(false);
         let (ready_in, ready) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        let client = setup.cluster.client(Lane::Forward).clone();
+        let client = setup.cluster.housekeeping().clone();
         // A breach may be pending: what watches tell is there by the time that the store is.
         let (told_in, told) = mpsc::channel(1024);
         watches::start(&client, &setup.namespace, &setup.namespaces, &told_in, &mut tasks, &stopped);

@@ -78,28 +78,30 @@ impl Observer {
         let mut marked = None;
         // What a watch tells is looked at as it is told; what none tells, at the API server. At a start the watches have just listed it.
         let mut rung = true;
-        let mut turn = Box::pin(self.turn(&mut stop)).await;
-        if *stop.borrow() {
-            return;
-        }
+        // Whether it was not seen yet, or is not marked.
+        let mut owes = true;
         loop {
-            let is_first = turn.is_some();
+            let turn = if owes { Box::pin(self.turn(&mut stop)).await } else { None };
+            if *stop.borrow() {
+                return;
+            }
+            let has_turn = turn.is_some();
             let once = async {
                 let looked = self.look(rung, &ordinary, &mut seen, &mut template, &mut marked).await;
                 if !self.only_looks {
-                    self.mark(&mut marked, is_first).await;
+                    self.mark(&mut marked, has_turn).await;
                 }
                 looked
             };
             // What is done for a moment takes no room while nothing happens, thousands of times.
-            let looked = holding(turn.take(), Box::pin(once)).await;
+            let looked = holding(turn, Box::pin(once)).await;
+            owes = !self.only_looks && (marked.is_none() || matches!(looked, Ok(false)));
             let resting = self.rests();
             let pause = match looked {
                 Err(Gone {}) => return,
                 Ok(false) => AGAIN_FAILED,
                 Ok(true) if self.only_looks => AGAIN_FAILED,
-                // It is not marked.
-                Ok(true) if marked.is_none() => AGAIN_BLIND,
+                Ok(true) if owes => AGAIN_BLIND,
                 Ok(true) if resting => AGAIN_RESTING,
                 Ok(true) if self.is_watched() => AGAIN_ACTIVE,
                 Ok(true) => AGAIN_BLIND,
@@ -110,7 +112,8 @@ impl Observer {
                     rung = true;
                 }
                 () = self.outdated(marked.as_ref()), if !self.only_looks => rung = true,
-                () = tokio::time::sleep(pause) => rung = false,
+                // What is owed is tried again by what the watches tell: thousands may owe, because the API server is slow.
+                () = tokio::time::sleep(pause) => rung = owes && self.is_watched(),
                 _ = stop.changed() => return,
             }
         }
@@ -120,8 +123,9 @@ impl Observer {
         self.shared.handle.view(&self.key).is_none_or(|view| is_at_rest(&view.0))
     }
 
-    /// Waits until it is this guard's turn to look for the first time: thousands that rest must not stand in front of what is under way
-    /// when a replica starts or takes another's share over. Nothing keeps one waiting whose workload changes, or that rests no more.
+    /// Waits until it is this guard's turn to look for the first time, or again after that failed: thousands that rest must not stand in
+    /// front of what is under way when a replica starts or takes another's share over, nor all ask a slow API server again. Nothing keeps
+    /// one waiting whose workload changes, or that rests no more.
     async fn turn(&self, stop: &mut watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
         let mut line = self.shared.handle.line(&self.key)?;
         let was_known = line.view.borrow().0.stable.is_some();
@@ -130,7 +134,7 @@ impl Observer {
             _ = line.view.wait_for(|view| !is_at_rest(&view.0)) => None,
             turn = Arc::clone(&self.turns.first).acquire_owned() => turn.ok(),
             () = self.heard() => None,
-            () = tokio::time::sleep(TURN_WITHIN), if was_known => None,
+            () = self.patience(), if was_known => None,
             _ = stop.changed() => None,
         }
     }
@@ -142,6 +146,14 @@ impl Observer {
             if self.is_watched() {
                 return;
             }
+        }
+    }
+
+    /// Waits as long as a look may wait for its turn: until it asks nothing of the API server, at least.
+    async fn patience(&self) {
+        tokio::time::sleep(TURN_WITHIN).await;
+        while !self.is_watched() {
+            tokio::time::sleep(AGAIN_BLIND).await;
         }
     }
 
@@ -158,7 +170,19 @@ impl Observer {
         let reverting = view.and_then(|view| view.0.reverting().map(|revert| revert.id.clone()));
         let marks = Marks { guarded: Some(how), reverting };
         let Some((kind, workload)) = spec.workload.object().filter(|_| marked.as_ref() != Some(&marks)) else { return };
-        let _turn = if has_turn { None } else { tokio::time::timeout(MARK_WITHIN, self.turns.marks.acquire()).await.ok() };
+        let _turn = if has_turn {
+            None
+        } else {
+            match tokio::time::timeout(MARK_WITHIN, self.turns.marks.acquire()).await {
+                Ok(turn) => turn.ok(),
+                // What is under way is protected at once; what rests comes again in its turn.
+                Err(_) if self.rests() => {
+                    *marked = None;
+                    return;
+                }
+                Err(_) => None,
+            }
+        };
         let namespace = metadata.namespace();
         let hangs = |_| Err(Unavailable(format!("no answer within {} s", MARK_FOR.as_secs())));
         match tokio::time::timeout(MARK_FOR, self.cluster.mark(namespace, kind, workload, &marks)).await.unwrap_or_else(hangs) {

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use crate::core::work::Lane;
 use crate::world::kubernetes::Cluster;
 use crate::world::kubernetes::cache::Touched;
 
@@ -58,7 +57,7 @@ impl Sight {
             let (sight, cluster, namespace) = (Arc::clone(self), cluster.clone(), namespace.map(str::to_owned));
             let mut stop = stop.clone();
             tasks.spawn(async move {
-                let client = cluster.client(Lane::Forward);
+                let client = cluster.housekeeping();
                 cluster.cache().follow(client, namespace.as_deref(), |touched| sight.happened(touched), &mut stop).await;
             });
         }

@@ -177,7 +177,7 @@ impl Supervisor {
             Told::Applied(kind, object) => {
                 let secrets = self.secrets();
                 let changed = self.books.apply(kind, &object, &secrets);
-                let urgency = kind == Kind::GuardedRollout && self.glance(*object);
+                let urgency = kind == Kind::GuardedRollout && self.glance(&object);
                 changed || urgency
             }
             Told::Gone(kind, key) => self.gone(kind, &key),
@@ -215,12 +215,12 @@ impl Supervisor {
     }
 
     /// Looks at a guard's status: another replica, or a command line, may have decided. Whether its urgency has changed.
-    fn glance(&mut self, object: DynamicObject) -> bool {
-        let key = key_of(&object);
+    fn glance(&mut self, object: &DynamicObject) -> bool {
+        let key = key_of(object);
         let phase = object.data["status"]["phase"].as_str().unwrap_or_default();
         let urgent = matches!(phase, "Reverting" | "Recovering");
         let breached = phase == "Reverting" && object.data["status"]["verdict"] == "Breach";
-        let conditions = conditions_of(&object);
+        let conditions = conditions_of(object);
         let said = self.said.get(&key);
         // Most often what is said already: such a text is held once.
         let same = |text: &str| said.and_then(|said| said.in_force.clone()).filter(|said| **said == *text);
@@ -235,7 +235,7 @@ impl Supervisor {
         let before = known_before.is_some_and(|before| before.urgent);
         if let Some(running) = self.running.get(&key) {
             let known = self.store().map_or(0, |store| store.revision(&key));
-            let revision = Store::revision_of(&object);
+            let revision = Store::revision_of(object);
             if revision > known {
                 running.revision.send_replace(revision);
             }
@@ -309,7 +309,7 @@ impl Supervisor {
         if to_keep == self.kept {
             return;
         }
-        match in_force::keep(self.setup.cluster.client(Lane::Forward), &self.setup.namespace, &to_keep).await {
+        match in_force::keep(self.setup.cluster.housekeeping(), &self.setup.namespace, &to_keep).await {
             Ok(()) => self.kept = to_keep,
             Err(error) => tracing::warn!(%error, "what is in force of policies and sources is not kept yet"),
         }
@@ -318,7 +318,7 @@ impl Supervisor {
     /// Reads what was in force before this start, again and again until that works.
     async fn remember(&mut self, stop: &mut watch::Receiver<bool>) {
         loop {
-            match in_force::read(self.setup.cluster.client(Lane::Forward), &self.setup.namespace).await {
+            match in_force::read(self.setup.cluster.housekeeping(), &self.setup.namespace).await {
                 Ok(kept) => {
                     self.kept.clone_from(&kept);
                     return self.books.remember(kept);

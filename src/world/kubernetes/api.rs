@@ -6,10 +6,12 @@ use std::time::Duration;
 use kube::Client;
 use kube::api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::core::Request;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
 use super::cache::Cache;
 use super::edit::Edit;
+use super::lean::Tree;
 use super::objects::{FIELD_MANAGER, is_passing};
 use crate::core::input::Outcome;
 use crate::core::time::Span;
@@ -103,12 +105,12 @@ impl Objects {
         Request::new(format!("/{}/namespaces/{}/{}", kind.group, self.namespace, kind.plural))
     }
 
-    async fn send(
+    async fn send<T: DeserializeOwned>(
         &self,
         what: &str,
         writes: bool,
         request: Result<hyper::Request<Vec<u8>>, kube::core::request::Error>,
-    ) -> Result<Value, Fault> {
+    ) -> Result<T, Fault> {
         let request = request.map_err(|error| Fault::Refused(format!("{what}: {error}")))?;
         match tokio::time::timeout(REQUEST, self.client.request(request)).await {
             Ok(Ok(value)) => Ok(value),
@@ -123,7 +125,7 @@ impl Objects {
         let what = format!("{} {name}", kind.name);
         let request = self.request(kind).get(name, &GetParams::default()).map_err(|error| Fault::Refused(format!("{what}: {error}")))?;
         match tokio::time::timeout(REQUEST, self.client.request(request)).await {
-            Ok(Ok(value)) => Ok(Some(value)),
+            Ok(Ok(Tree(object))) => Ok(Some(object)),
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(None),
             Ok(Err(error)) => Err(fault(&what, false, &error)),
             Err(_) => Err(Fault::Passing { what: format!("{what}: the API server did not answer within {REQUEST:?}"), after: None }),
@@ -143,7 +145,7 @@ impl Objects {
         if let Some(told) = self.cache.list(kind, &self.namespace, labels) {
             return Ok(told);
         }
-        let mut list =
+        let mut list: Value =
             self.send(&format!("the {}", kind.plural), false, self.request(kind).list(&ListParams::default().labels(labels))).await?;
         Ok(match list["items"].take() {
             Value::Array(items) => items,
@@ -156,7 +158,8 @@ impl Objects {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let data = serde_json::to_vec(object).map_err(|error| Fault::Refused(error.to_string()))?;
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.into()), dry_run: self.dry_run };
-        self.send(&format!("{} {name}", kind.name), true, self.request(kind).create(&parameters, data)).await
+        let made = self.send(&format!("{} {name}", kind.name), true, self.request(kind).create(&parameters, data)).await;
+        made.map(|Tree(object)| object)
     }
 
     /// Deletes exactly this object, with what it owns.
@@ -171,7 +174,7 @@ impl Objects {
         };
         let what = format!("{} {name}", kind.name);
         let request = self.request(kind).delete(name, &parameters).map_err(|error| Fault::Refused(format!("{what}: {error}")))?;
-        match tokio::time::timeout(REQUEST, self.client.request::<Value>(request)).await {
+        match tokio::time::timeout(REQUEST, self.client.request::<IgnoredAny>(request)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(()),
             Ok(Err(error)) => Err(fault(&what, true, &error)),
@@ -219,15 +222,18 @@ impl Objects {
     }
 
     async fn patch(&self, kind: Kind, name: &str, edit: Edit) -> Result<Value, Fault> {
-        self.patch_with(kind, name, edit, PatchParams { dry_run: self.dry_run, ..PatchParams::default() }).await
+        let kept = self.patch_with(kind, name, edit, PatchParams { dry_run: self.dry_run, ..PatchParams::default() }).await;
+        kept.map(|Tree(object)| object)
     }
 
     /// Whether the API server, and every admission policy in it, would take this: all of the write but keeping it.
     pub(super) async fn would_take(&self, kind: Kind, name: &str, edit: Edit) -> Result<(), Fault> {
-        self.patch_with(kind, name, edit, PatchParams { dry_run: true, ..PatchParams::default() }).await.map(drop)
+        let taken: Result<IgnoredAny, Fault> =
+            self.patch_with(kind, name, edit, PatchParams { dry_run: true, ..PatchParams::default() }).await;
+        taken.map(drop)
     }
 
-    async fn patch_with(&self, kind: Kind, name: &str, edit: Edit, parameters: PatchParams) -> Result<Value, Fault> {
+    async fn patch_with<T: DeserializeOwned>(&self, kind: Kind, name: &str, edit: Edit, parameters: PatchParams) -> Result<T, Fault> {
         let patch = serde_json::from_value(edit.into_patch()).map_err(|error| Fault::Refused(error.to_string()))?;
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..parameters };
         self.send(&format!("{} {name}", kind.name), true, self.request(kind).patch(name, &parameters, &Patch::<()>::Json(patch))).await

@@ -17,9 +17,9 @@ use crate::world::store::Unavailable;
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Requests that are no revert's and that the API server is asked to answer at once; the rest waits its turn. Each takes a connection of
+/// Requests of guards that are no revert's and that the API server is asked to answer at once; the rest waits its turn. Each takes a connection of
 /// some forty kilobytes, which stays for a while: where thousands of workloads are marked for the first time, these were most of the
-/// memory. What reverts need has a number of its own for each kind of work, and waits behind nothing here.
+/// memory. What reverts need has a number of its own for each kind of work, and waits behind nothing here; nor does what the controller lives on.
 const FORWARD_REQUESTS: usize = 64;
 
 /// How long an answer to one of these may take to begin: what hangs must not keep the others waiting.
@@ -52,13 +52,12 @@ pub async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result
     };
     config.connect_timeout = Some(CONNECT);
     let builder = || ClientBuilder::try_from(config.clone()).map_err(|error| say(error.to_string()));
-    // A watch counts until its answer begins.
     let layer = ServiceBuilder::new().concurrency_limit(FORWARD_REQUESTS).timeout(ANSWER).into_inner();
     let forward = builder()?.with_layer(&layer).build();
     Ok(Connected {
         url: config.cluster_url.to_string(),
         namespace: config.default_namespace.clone(),
-        cluster: Cluster::new(builder()?.build(), forward),
+        cluster: Cluster::new(builder()?.build(), forward, builder()?.build()),
     })
 }
 

@@ -20,6 +20,15 @@ pub const PAGE: u32 = 100;
 #[serde(transparent)]
 pub struct Lean(pub DynamicObject);
 
+/// An object of any kind without its `managedFields`, as JSON.
+pub struct Tree(pub Value);
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Fields::deserialize(deserializer).map(|Fields(fields)| Self(Value::Object(fields)))
+    }
+}
+
 /// Of an object of any kind its metadata alone, without `managedFields`: of what was just written nobody reads more.
 #[derive(Debug, Clone)]
 pub struct Head(pub ObjectMeta);
@@ -134,10 +143,13 @@ mod tests {
             object
         };
         let whole = with(json!([{"manager": "kubectl", "operation": "Apply", "fieldsV1": {"f:spec": {"f:replicas": {}}}}]));
+        let whole_again = whole.clone();
         let Lean(lean) = serde_json::from_value(whole.clone()).unwrap();
         let mut wanted: DynamicObject = serde_json::from_value(whole).unwrap();
         assert!(wanted.metadata.managed_fields.take().is_some());
         assert_eq!(lean, wanted);
+        let Tree(tree) = serde_json::from_value(whole_again).unwrap();
+        assert_eq!(tree, serde_json::to_value(&wanted).unwrap());
         let Head(metadata) = serde_json::from_value(serde_json::to_value(&wanted).unwrap()).unwrap();
         assert_eq!(metadata, wanted.metadata);
         // Items of a list have no types of their own.

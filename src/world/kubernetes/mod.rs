@@ -73,8 +73,7 @@ use workload::Workload;
 /// A cluster, with connections of their own for reverts. Clones share it.
 #[derive(Clone)]
 pub struct Cluster {
-    revert: Client,
-    forward: Client,
+    clients: Arc<Clients>,
     /// Whether writes are tried and not kept.
     dry_run: bool,
     /// What watches have told; nothing where none run.
@@ -84,6 +83,12 @@ pub struct Cluster {
     answered: Arc<Mutex<BTreeMap<String, ReleaseId>>>,
     /// The release of each running `ReplicaSet` as it was first seen, by its uid: its template never changes but by foul play.
     sets: Arc<Mutex<BTreeMap<String, ReleaseId>>>,
+}
+
+struct Clients {
+    revert: Client,
+    forward: Client,
+    housekeeping: Client,
 }
 
 /// What was seen of a workload.
@@ -143,11 +148,11 @@ pub struct Member {
 }
 
 impl Cluster {
-    /// A cluster behind two clients: one whose connections only reverts use, and one for the rest.
-    pub fn new(revert: Client, forward: Client) -> Self {
+    /// A cluster behind three clients: one whose connections only reverts use, one for whatever else guards ask for, and one for what the
+    /// controller lives on.
+    pub fn new(revert: Client, forward: Client, housekeeping: Client) -> Self {
         Self {
-            revert,
-            forward,
+            clients: Arc::new(Clients { revert, forward, housekeeping }),
             dry_run: false,
             cache: Arc::default(),
             rights: Arc::default(),
@@ -168,11 +173,16 @@ impl Cluster {
         &self.cache
     }
 
-    /// The client of a lane.
+    /// The client for watches, Leases and what is in force: no guard's request stands in front of these.
+    pub fn housekeeping(&self) -> &Client {
+        &self.clients.housekeeping
+    }
+
+    /// The client of a lane, for what guards ask.
     pub fn client(&self, lane: Lane) -> &Client {
         match lane {
-            Lane::Revert => &self.revert,
-            Lane::Forward => &self.forward,
+            Lane::Revert => &self.clients.revert,
+            Lane::Forward => &self.clients.forward,
         }
     }
 

@@ -64,7 +64,8 @@ struct Inner {
     records: Records,
     proofs: Proofs,
     seats: Mutex<BTreeMap<String, Seat>>,
-    offered: Mutex<BTreeMap<String, DynamicObject>>,
+    /// Guards as JSON: thousands wait at a start until all are listed, and other replicas' for good.
+    offered: Mutex<BTreeMap<String, Box<str>>>,
     documents: Mutex<BTreeMap<String, Said>>,
     recovering: tokio::sync::Mutex<()>,
     /// Moves records to the log.
@@ -165,8 +166,10 @@ impl Store {
     }
 
     /// Hands over a guard that a watch has just brought, so that the next [`load`](Self::load) need not ask for it.
-    pub fn offer(&self, key: &str, object: DynamicObject) {
-        lock(&self.0.offered).insert(key.to_owned(), object);
+    pub fn offer(&self, key: &str, object: &DynamicObject) {
+        if let Ok(text) = serde_json::to_string(object) {
+            lock(&self.0.offered).insert(key.to_owned(), text.into());
+        }
     }
 
     /// Notes what is to be said of the documents of guards: their next commits say so.
@@ -207,6 +210,7 @@ impl Store {
     /// The API server does not answer, there is no such guard, or its state cannot be read.
     pub async fn load(&self, key: &str) -> Result<Option<State>, LoadError> {
         let offered = lock(&self.0.offered).remove(key);
+        let offered = offered.and_then(|text| serde_json::from_str(&text).ok()).map(|Lean(object)| object);
         let object = match offered {
             Some(object) => Some(object),
             None => self.get(key).await?,
