@@ -81,14 +81,15 @@ impl Observer {
         // Whether it was not seen yet, or is not marked.
         let mut owes = true;
         loop {
-            let turn = if owes { Box::pin(self.turn(&mut stop)).await } else { None };
+            let turn = if owes { Box::pin(self.turn(seen.is_none(), &mut stop)).await } else { None };
             if *stop.borrow() {
                 return;
             }
             let has_turn = turn.is_some();
             let once = async {
                 let looked = self.look(rung, &ordinary, &mut seen, &mut template, &mut marked).await;
-                if !self.only_looks {
+                // Who only looks ahead of its turn marks in its turn: thousands would wait here, each with what it has read.
+                if !self.only_looks && (has_turn || marked.is_some() || !self.rests()) {
                     self.mark(&mut marked, has_turn).await;
                 }
                 looked
@@ -126,9 +127,9 @@ impl Observer {
     /// Waits until it is this guard's turn to look for the first time, or again after that failed: thousands that rest must not stand in
     /// front of what is under way when a replica starts or takes another's share over, nor all ask a slow API server again. Nothing keeps
     /// one waiting whose workload changes, or that rests no more.
-    async fn turn(&self, stop: &mut watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
+    async fn turn(&self, is_first: bool, stop: &mut watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
         let mut line = self.shared.handle.line(&self.key)?;
-        let was_known = line.view.borrow().0.stable.is_some();
+        let was_known = is_first && line.view.borrow().0.stable.is_some();
         tokio::select! {
             biased;
             _ = line.view.wait_for(|view| !is_at_rest(&view.0)) => None,
