@@ -126,7 +126,7 @@ impl Observer {
 
     /// Waits until it is this guard's turn to look for the first time, or again after that failed: thousands that rest must not stand in
     /// front of what is under way when a replica starts or takes another's share over, nor all ask a slow API server again. Nothing keeps
-    /// one waiting whose workload changes, or that rests no more.
+    /// one from looking whose workload changes, and nothing one waiting that rests no more.
     async fn turn(&self, is_first: bool, stop: &mut watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
         let mut line = self.shared.handle.line(&self.key)?;
         let was_known = is_first && line.view.borrow().0.stable.is_some();

@@ -17,9 +17,10 @@ use crate::world::store::Unavailable;
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Requests of guards that are no revert's and that the API server is asked to answer at once; the rest waits its turn. Each takes a connection of
-/// some forty kilobytes, which stays for a while: where thousands of workloads are marked for the first time, these were most of the
-/// memory. What reverts need has a number of its own for each kind of work, and waits behind nothing here; nor does what the controller lives on.
+/// Requests of guards that are no revert's and that the API server is asked to answer at once; the rest waits its turn. Each takes a
+/// connection of some forty kilobytes, which stays for a while: where thousands of workloads are marked for the first time, these were
+/// most of the memory. What reverts need has a number of its own for each kind of work, and waits behind nothing here; nor does what the
+/// controller lives on.
 const FORWARD_REQUESTS: usize = 64;
 
 /// How long an answer to one of these may take to begin: what hangs must not keep the others waiting.
