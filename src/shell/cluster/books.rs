@@ -138,6 +138,11 @@ impl Books {
         policies.chain(of(Kind::FlagTarget, &self.flags)).collect()
     }
 
+    /// The text of the guard's document that is in force.
+    pub(super) fn in_force(&self, key: &str) -> Option<&Arc<str>> {
+        self.rollouts.get(key)?.in_force.as_ref().map(|(_, raw)| raw)
+    }
+
     /// What is to be said of a guard's document.
     pub(super) fn said(&self, key: &str, trouble: Option<&str>) -> Said {
         let Some(entry) = self.rollouts.get(key) else { return Said { trouble: trouble.map(str::to_owned), ..Said::default() } };

@@ -1,5 +1,6 @@
 //! One guard's eyes: looks at its workload when something happens to it, and tells the rollout what it sees and who deployed what.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +72,28 @@ impl Default for Turns {
     }
 }
 
+/// A place among those that wait for their turn: who looks ahead of it keeps it.
+#[derive(Default)]
+struct Place(Option<Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>>);
+
+impl Place {
+    /// Waits for the turn, from behind all others if the place was given up. Nothing is lost where this is cut off.
+    async fn turn(&mut self, turns: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        let turns = Arc::clone(turns);
+        let turn = self.0.get_or_insert_with(|| Box::pin(async { turns.acquire_owned().await.ok() })).await;
+        self.give_up();
+        turn
+    }
+
+    fn is_kept(&self) -> bool {
+        self.0.is_some()
+    }
+
+    fn give_up(&mut self) {
+        self.0 = None;
+    }
+}
+
 impl Observer {
     /// Looks until `stop`.
     pub(super) async fn run(self, ordinary: mpsc::Sender<Box<Input>>, mut stop: watch::Receiver<bool>) {
@@ -80,8 +103,9 @@ impl Observer {
         let mut rung = true;
         // Whether it was not seen yet, or is not marked.
         let mut owes = true;
+        let mut place = Place::default();
         loop {
-            let turn = if owes { Box::pin(self.turn(seen.is_none(), &mut stop)).await } else { None };
+            let turn = if owes { Box::pin(self.turn(seen.is_none(), &mut place, &mut stop)).await } else { None };
             if *stop.borrow() {
                 return;
             }
@@ -97,6 +121,13 @@ impl Observer {
             // What is done for a moment takes no room while nothing happens, thousands of times.
             let looked = holding(turn, Box::pin(once)).await;
             owes = !self.only_looks && (marked.is_none() || matches!(looked, Ok(false)));
+            if !owes {
+                place.give_up();
+            } else if place.is_kept() && looked.is_ok() {
+                tokio::time::sleep(GATHER).await;
+                rung = self.is_watched();
+                continue;
+            }
             let resting = self.rests();
             let pause = match looked {
                 Err(Gone {}) => return,
@@ -127,13 +158,16 @@ impl Observer {
     /// Waits until it is this guard's turn to look for the first time, or again after that failed: thousands that rest must not stand in
     /// front of what is under way when a replica starts or takes another's share over, nor all ask a slow API server again. Nothing keeps
     /// one from looking whose workload changes, and nothing one waiting that rests no more.
-    async fn turn(&self, is_first: bool, stop: &mut watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
+    async fn turn(&self, is_first: bool, place: &mut Place, stop: &mut watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
         let mut line = self.shared.handle.line(&self.key)?;
         let was_known = is_first && line.view.borrow().0.stable.is_some();
         tokio::select! {
             biased;
-            _ = line.view.wait_for(|view| !is_at_rest(&view.0)) => None,
-            turn = Arc::clone(&self.turns.first).acquire_owned() => turn.ok(),
+            _ = line.view.wait_for(|view| !is_at_rest(&view.0)) => {
+                place.give_up();
+                None
+            }
+            turn = place.turn(&self.turns.first) => turn,
             () = self.heard() => None,
             () = self.patience(), if was_known => None,
             _ = stop.changed() => None,
@@ -340,5 +374,22 @@ mod tests {
         assert!(next.is_ok() && !hangs.is_finished(), "it goes on without its turn");
         hangs.abort();
         assert_eq!(holding(None, Box::pin(async { 7 })).await, 7);
+    }
+
+    #[tokio::test]
+    async fn a_place_is_kept_by_whoever_does_something_else_meanwhile() {
+        let turns = Arc::new(Semaphore::new(1));
+        let first = Arc::clone(&turns).acquire_owned().await.unwrap();
+        let (mut early, mut late, mut gone) = (Place::default(), Place::default(), Place::default());
+        for place in [&mut gone, &mut early, &mut late] {
+            assert!(tokio::time::timeout(GATHER, place.turn(&turns)).await.is_err() && place.is_kept());
+        }
+        gone.give_up();
+        drop(first);
+        let turn = tokio::time::timeout(GATHER, early.turn(&turns)).await.expect("it came first");
+        assert!(turn.is_some() && !early.is_kept());
+        assert!(tokio::time::timeout(GATHER, late.turn(&turns)).await.is_err() && late.is_kept());
+        drop(turn);
+        assert!(tokio::time::timeout(GATHER, late.turn(&turns)).await.is_ok());
     }
 }

@@ -222,8 +222,8 @@ impl Supervisor {
         let breached = phase == "Reverting" && object.data["status"]["verdict"] == "Breach";
         let conditions = conditions_of(object);
         let said = self.said.get(&key);
-        // Most often what is said already: such a text is held once.
-        let same = |text: &str| said.and_then(|said| said.in_force.clone()).filter(|said| **said == *text);
+        // Most often what the books say: such a text is held once.
+        let same = |text: &str| self.books.in_force(&key).filter(|known| ***known == *text).map(Arc::clone);
         let in_force = object.data["status"]["inForce"].as_str().map(|text| same(text).unwrap_or_else(|| text.into()));
         let uid = object.metadata.uid.clone();
         let glance = Glance { uid: uid.clone(), urgent, conditions, in_force, generation: object.metadata.generation };
@@ -280,12 +280,6 @@ impl Supervisor {
             ..self.books.said(key, trouble.get(key).map(String::as_str))
         };
         self.said = self.books.rollouts.keys().map(|key| (key.clone(), said(key))).collect();
-        for (key, glance) in &mut self.seen {
-            // What is said already is held once.
-            if let Some(said) = self.said.get(key).filter(|said| said.in_force == glance.in_force) {
-                glance.in_force.clone_from(&said.in_force);
-            }
-        }
         if let Some(store) = self.store() {
             store.note_documents(self.said.clone());
         }

@@ -132,6 +132,11 @@ impl Entry {
 }
 
 impl Kept {
+    /// Whether `entry` says what came of this very content.
+    pub(super) fn is_of(&self, entry: &Entry) -> bool {
+        self.content.as_ref().is_ok_and(|(digest, _)| *digest == entry.content)
+    }
+
     /// The record, if all of it can be believed.
     pub(super) fn record(&self) -> Result<LedgerRecord, String> {
         let (digest, release) = self.content.clone()?;

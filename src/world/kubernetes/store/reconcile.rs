@@ -25,10 +25,9 @@ pub(super) fn newest<'a>(kept: &[Kept], pending: impl Iterator<Item = &'a Entry>
     let mut best: Option<LedgerRecord> = None;
     let mut trouble = "it has no record".to_owned();
     for one in kept.iter().filter(|one| &one.release == release) {
-        let of_content = |entry: &&&Entry| one.content.as_ref().is_ok_and(|(digest, _)| *digest == entry.content);
         // The status may be from a backup, and the object say what came after it.
         let outdated = |entry: &Entry| matches!(&one.entry, Some(Ok(known)) if known.since.mono > entry.since.mono);
-        let later = pending.iter().rev().find(of_content).filter(|entry| !outdated(entry));
+        let later = pending.iter().rev().find(|entry| one.is_of(entry)).filter(|entry| !outdated(entry));
         let one = match later {
             Some(entry) => Kept { entry: Some(Ok((*entry).clone())), ..one.clone() },
             None => one.clone(),
@@ -46,8 +45,7 @@ pub(super) fn newest<'a>(kept: &[Kept], pending: impl Iterator<Item = &'a Entry>
 /// would be written over it.
 pub(super) fn unkept<T>(mut pending: Vec<(Entry, T)>, kept: &[Kept]) -> Vec<(Entry, T)> {
     let is_in = |entry: &Entry| {
-        let says = |one: &&Kept| one.content.as_ref().is_ok_and(|(digest, _)| *digest == entry.content);
-        kept.iter().filter(says).any(|one| matches!(&one.entry, Some(Ok(known)) if known == entry))
+        kept.iter().filter(|one| one.is_of(entry)).any(|one| matches!(&one.entry, Some(Ok(known)) if known == entry))
     };
     let place = |entry: &Entry| (entry.release.clone(), entry.content.clone());
     let newest: BTreeMap<_, bool> = pending.iter().map(|(entry, _)| (place(entry), is_in(entry))).collect();
