@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 
 use super::Api;
 use super::problem::Problem;
@@ -11,9 +12,9 @@ use crate::core::preview::RevertPlan;
 use crate::shell::handle::SendError;
 
 /// `GET /v1/rollouts`.
-pub(super) async fn list(State(api): State<Api>) -> Json<Rollouts> {
-    let views = api.handle.keys().iter().filter_map(|key| api.handle.view(key)).map(|at| at.0.clone()).collect();
-    Json(Rollouts { rollouts: views })
+pub(super) async fn list(State(api): State<Api>) -> Response {
+    let standing: Vec<_> = api.handle.keys().iter().filter_map(|key| api.handle.view(key)).collect();
+    Json(Rollouts { rollouts: standing.iter().map(|at| &at.0).collect() }).into_response()
 }
 
 /// `GET /v1/rollouts/{namespace}/{name}`.

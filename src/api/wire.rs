@@ -288,12 +288,12 @@ pub struct Standing {
     pub notes: Vec<String>,
 }
 
-/// The answer of `GET /v1/rollouts`.
+/// The answer of `GET /v1/rollouts`. It is written from views that are borrowed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Rollouts {
+pub struct Rollouts<V = View> {
     /// By key.
-    pub rollouts: Vec<View>,
+    pub rollouts: Vec<V>,
 }
 
 /// One line of a stream of events. Empty lines keep the connection alive.

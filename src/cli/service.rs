@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use axum::http::StatusCode;
+
 use super::Context;
 use super::client::Failure;
 use super::direct;
@@ -56,8 +58,29 @@ pub(super) fn choose(given: Option<&str>, keys: &[String]) -> Result<String, Err
     }
 }
 
-/// The rollout that is meant, by the controller's list.
+/// The rollout whose whole name is given, by the controller: one of thousands is asked for alone.
+async fn named(context: &Context, given: Option<&str>) -> Result<Option<Standing>, Failure> {
+    let is_name = |part: &str| part.starts_with(|c: char| c.is_ascii_alphanumeric()) && !part.contains(|c: char| !is_of_name(c));
+    let is_key = |key: &&str| key.split_once('/').is_some_and(|(namespace, name)| is_name(namespace) && is_name(name));
+    let Some(key) = given.filter(is_key) else { return Ok(None) };
+    match context.client.get(&path(key)).await {
+        Ok(at) => Ok(Some(at)),
+        // Its list tells what there is instead.
+        Err(Failure::Problem { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Whether a name in a cluster may contain it.
+fn is_of_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '-' || c == '.'
+}
+
+/// The rollout that is meant, by the controller.
 pub(super) async fn find(context: &Context, given: Option<&str>) -> Result<String, Error> {
+    if let Some(at) = named(context, given).await? {
+        return Ok(at.view.key);
+    }
     let Rollouts { rollouts } = context.client.get("/v1/rollouts").await?;
     choose(given, &keys(&rollouts))
 }
@@ -72,7 +95,11 @@ pub(super) async fn views(context: &Context) -> Result<(Vec<View>, Via), Error> 
 
 /// One rollout, from the controller or else from its store.
 pub(super) async fn standing(context: &Context, given: Option<&str>) -> Result<(Standing, Via), Error> {
-    let (views, via) = views(context).await?;
+    let (views, via) = match named(context, given).await {
+        Ok(Some(at)) => return Ok((at, Via::Controller)),
+        Ok(None) => views(context).await?,
+        Err(failure) => (direct::views(context, &failure.no_help()?).await?, Via::Store),
+    };
     let key = choose(given, &keys(&views))?;
     if via == Via::Controller {
         match context.client.get(&path(&key)).await {

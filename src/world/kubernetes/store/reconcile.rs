@@ -44,9 +44,8 @@ pub(super) fn newest<'a>(kept: &[Kept], pending: impl Iterator<Item = &'a Entry>
 /// Those of the records in a status that are still to be written. Where the newest of a release is in its object, none is: an older one
 /// would be written over it.
 pub(super) fn unkept<T>(mut pending: Vec<(Entry, T)>, kept: &[Kept]) -> Vec<(Entry, T)> {
-    let is_in = |entry: &Entry| {
-        kept.iter().filter(|one| one.is_of(entry)).any(|one| matches!(&one.entry, Some(Ok(known)) if known == entry))
-    };
+    let is_in =
+        |entry: &Entry| kept.iter().filter(|one| one.is_of(entry)).any(|one| matches!(&one.entry, Some(Ok(known)) if known == entry));
     let place = |entry: &Entry| (entry.release.clone(), entry.content.clone());
     let newest: BTreeMap<_, bool> = pending.iter().map(|(entry, _)| (place(entry), is_in(entry))).collect();
     pending.retain(|(entry, _)| newest.get(&place(entry)) != Some(&true));
