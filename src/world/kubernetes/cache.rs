@@ -1,11 +1,12 @@
 //! What watches have told of workloads and their pods: answers lists without a request.
 //!
-//! Objects are kept as text, without what nobody reads here: there may be tens of thousands, and text is their least form. A kind whose
+//! Objects are kept as packed text, without what nobody reads here: there may be tens of thousands, and that is their least form. A kind whose
 //! watch broke answers nothing until something of it is told again: whoever asks goes to the API server then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use futures::StreamExt as _;
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
@@ -32,6 +33,7 @@ pub struct Cache(RwLock<Known>);
 #[derive(Debug, Default)]
 struct Known {
     places: BTreeMap<Place, Objects>,
+    packer: Packer,
     /// Kinds, with the namespace where not all are watched, that were listed and whose watch holds.
     held: BTreeSet<(&'static str, Option<String>)>,
 }
@@ -40,9 +42,47 @@ struct Known {
 #[derive(Debug, Default)]
 struct Objects {
     /// As JSON, by name.
-    texts: BTreeMap<Arc<str>, Box<str>>,
+    texts: BTreeMap<Arc<str>, Packed>,
     /// Names of those that bear a label, in order, by `key=value`.
     labelled: BTreeMap<Box<str>, Vec<Arc<str>>>,
+}
+
+/// A text, half as long as it is.
+#[derive(Debug)]
+struct Packed {
+    /// Of the text, in bytes.
+    length: usize,
+    bytes: Box<[u8]>,
+}
+
+/// Packs texts one after the other: what is needed to pack one is a hundred times as long.
+#[derive(Debug)]
+struct Packer(Compress);
+
+impl Default for Packer {
+    fn default() -> Self {
+        Self(Compress::new(Compression::fast(), false))
+    }
+}
+
+impl Packer {
+    fn pack(&mut self, text: &[u8]) -> Packed {
+        // Deflate adds five bytes to each block of what it cannot shorten.
+        let mut bytes = Vec::with_capacity(text.len() + text.len() / 8 + 64);
+        self.0.reset();
+        // All of it is in memory, and there is room: it ends with this call.
+        let _ = self.0.compress_vec(text, &mut bytes, FlushCompress::Finish);
+        Packed { length: text.len(), bytes: bytes.into() }
+    }
+}
+
+impl Packed {
+    /// What was packed; it was written here.
+    fn value(&self) -> Value {
+        let mut text = Vec::with_capacity(self.length);
+        let unpacked = Decompress::new(false).decompress_vec(&self.bytes, &mut text, FlushDecompress::Finish);
+        unpacked.ok().and_then(|_| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
 }
 
 /// One object was written or is gone: whom it concerns.
@@ -75,7 +115,7 @@ impl Cache {
     pub(super) fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
         let known = self.read();
         let kept = known.places.get(&(kind.plural, namespace.to_owned())).and_then(|objects| objects.texts.get(name));
-        known.holds(kind, namespace).then(|| kept.map(|text| value(text)).unwrap_or_default())
+        known.holds(kind, namespace).then(|| kept.map(Packed::value).unwrap_or_default())
     }
 
     /// The objects that these terms select, `None` if they are not known for sure, or the terms are no labels with a value.
@@ -89,8 +129,8 @@ impl Cache {
             return None;
         }
         let Some(objects) = known.places.get(&(kind.plural, namespace.to_owned())) else { return Some(Vec::new()) };
-        let Some((first, rest)) = terms.split_first() else { return Some(objects.texts.values().map(|text| value(text)).collect()) };
-        let named = objects.labelled.get(*first).into_iter().flatten().filter_map(|name| objects.texts.get(name)).map(|text| value(text));
+        let Some((first, rest)) = terms.split_first() else { return Some(objects.texts.values().map(Packed::value).collect()) };
+        let named = objects.labelled.get(*first).into_iter().flatten().filter_map(|name| objects.texts.get(name)).map(Packed::value);
         let bears = |object: &Value, term: &&str| {
             term.split_once('=').is_some_and(|(key, wanted)| object["metadata"]["labels"][key].as_str() == Some(wanted))
         };
@@ -163,8 +203,9 @@ impl Known {
     }
 
     fn put(&mut self, kind: Kind, about: &Touched, object: DynamicObject) {
-        let objects = self.places.entry((kind.plural, about.namespace.clone())).or_default();
-        objects.put(&about.name, object.metadata.labels.clone().unwrap_or_default(), trimmed(kind, object).to_string().into());
+        let labels = object.metadata.labels.clone().unwrap_or_default();
+        let text = self.packer.pack(trimmed(kind, object).to_string().as_bytes());
+        self.places.entry((kind.plural, about.namespace.clone())).or_default().put(&about.name, labels, text);
     }
 
     fn remove(&mut self, kind: Kind, namespace: &str, name: &str) {
@@ -175,7 +216,7 @@ impl Known {
 }
 
 impl Objects {
-    fn put(&mut self, name: &str, labels: BTreeMap<String, String>, text: Box<str>) {
+    fn put(&mut self, name: &str, labels: BTreeMap<String, String>, text: Packed) {
         self.remove(name);
         let name: Arc<str> = name.into();
         for (key, value) in labels {
@@ -189,7 +230,7 @@ impl Objects {
 
     fn remove(&mut self, name: &str) {
         let Some(text) = self.texts.remove(name) else { return };
-        for (key, value) in value(&text)["metadata"]["labels"].as_object().into_iter().flatten() {
+        for (key, value) in text.value()["metadata"]["labels"].as_object().into_iter().flatten() {
             let term = format!("{key}={}", value.as_str().unwrap_or_default());
             if let Some(names) = self.labelled.get_mut(&*term) {
                 if let Ok(place) = names.binary_search_by(|one| (**one).cmp(name)) {
@@ -201,11 +242,6 @@ impl Objects {
             }
         }
     }
-}
-
-/// What was kept; it was written here.
-fn value(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_default()
 }
 
 fn resource(kind: Kind) -> ApiResource {
@@ -287,6 +323,19 @@ mod tests {
 
     fn names(found: Option<Vec<Value>>) -> Option<Vec<String>> {
         Some(found?.iter().map(|one| one["metadata"]["name"].as_str().unwrap().to_owned()).collect())
+    }
+
+    #[test]
+    fn what_was_packed_is_what_comes_out() {
+        let mut packer = Packer::default();
+        // Of digests nothing can be left out, of nothing neither.
+        let digests: Vec<String> = (0..200).map(|n: u32| crate::core::release::Digest::of(&n.to_le_bytes()).hex().to_owned()).collect();
+        let dense: String = digests.concat().chars().filter(|c| *c != '0').collect();
+        for value in [json!({}), json!({"same": vec!["labels"; 900]}), json!({"digests": digests}), json!(dense), Value::Null] {
+            let kept = packer.pack(value.to_string().as_bytes());
+            assert_eq!(kept.value(), value);
+        }
+        assert!(packer.pack("labels ".repeat(90).as_bytes()).bytes.len() < 60);
     }
 
     #[test]

@@ -63,7 +63,7 @@ struct Inner {
     signs: bool,
     records: Records,
     proofs: Proofs,
-    seats: Mutex<BTreeMap<String, Seat>>,
+    seats: Mutex<BTreeMap<String, Box<Seat>>>,
     /// Guards as JSON: thousands wait at a start until all are listed, and other replicas' for good.
     offered: Mutex<BTreeMap<String, Box<str>>>,
     documents: Mutex<BTreeMap<String, Said>>,
@@ -244,7 +244,7 @@ impl Store {
             pending,
             before: RolloutStatus { state: None, records: Vec::new(), ledger: Vec::new(), ..status },
         };
-        lock(&self.0.seats).insert(key.to_owned(), seat);
+        lock(&self.0.seats).insert(key.to_owned(), Box::new(seat));
         if self.0.signs {
             self.sign_again(key, &reconciled.unsigned).await;
         }
@@ -594,7 +594,7 @@ impl Store {
     /// The guards of which something rides in their status still.
     fn busy(&self, rides: impl Fn(&Seat) -> bool) -> Vec<(String, Seat)> {
         let seats = lock(&self.0.seats);
-        seats.iter().filter(|(_, seat)| self.0.signs && rides(seat)).map(|(key, seat)| (key.clone(), seat.clone())).collect()
+        seats.iter().filter(|(_, seat)| self.0.signs && rides(seat)).map(|(key, seat)| (key.clone(), Seat::clone(seat))).collect()
     }
 
     async fn testify_all(&self) -> Result<Drained, Unavailable> {
