@@ -115,18 +115,25 @@ pub(super) async fn views(context: &Context, cause: &str) -> Result<Vec<View>, E
     Ok(standings.into_iter().map(|(view, _)| view).collect())
 }
 
-/// One rollout as the store and the host have it.
+/// One rollout as the store and the host have it, or the cluster.
 pub(super) async fn standing(context: &Context, key: &str) -> Result<Standing, Error> {
-    let standings = match &context.cluster {
-        Some(_) => remote::standings(&reach(context).await?, Some(key)).await,
-        None => direct::standings(&setup(&context.paths))
-            .await
-            .map(|all| all.into_iter().map(|(view, plan)| (view, plan, Vec::new())).collect()),
+    let found = if context.cluster.is_some() {
+        in_cluster(context, key).await?
+    } else {
+        let standings = direct::standings(&setup(&context.paths)).await.map_err(|error| start_failed(&error))?;
+        let found = standings.into_iter().find(|(view, _)| view.key == key);
+        found.map(|(view, plan)| Standing { view, plan, notes: Vec::new() })
     };
-    let standings = standings.map_err(|error| start_failed(&error))?;
-    let found = standings.into_iter().find(|(view, ..)| view.key == key);
-    let (view, plan, notes) = found.ok_or_else(|| Error::usage(format!("there is no rollout `{key}`")))?;
-    Ok(Standing { view, plan, notes })
+    found.ok_or_else(|| Error::usage(format!("there is no rollout `{key}`")))
+}
+
+/// One rollout as the cluster has it; nothing if it has none of that name, or if this is about no cluster.
+pub(super) async fn in_cluster(context: &Context, key: &str) -> Result<Option<Standing>, Error> {
+    if context.cluster.is_none() {
+        return Ok(None);
+    }
+    let standings = remote::standings(&reach(context).await?, Some(key)).await.map_err(|error| start_failed(&error))?;
+    Ok(standings.into_iter().next().map(|(view, plan, notes)| Standing { view, plan, notes }))
 }
 
 // ---------------------------------------------------------------------------------------------------- commands

@@ -12,6 +12,9 @@ use crate::core::preview::View;
 use crate::core::release::{Release, ReleaseId};
 use crate::error::Error;
 
+/// The longest `namespace/name`, in bytes.
+const KEY_MAX: usize = 63 + 1 + 253;
+
 /// Where an answer comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Via {
@@ -58,15 +61,20 @@ pub(super) fn choose(given: Option<&str>, keys: &[String]) -> Result<String, Err
     }
 }
 
-/// The rollout whose whole name is given, by the controller: one of thousands is asked for alone.
-async fn named(context: &Context, given: Option<&str>) -> Result<Option<Standing>, Failure> {
+/// What is given, if it is a whole name: one of thousands is asked for alone.
+fn whole(given: Option<&str>) -> Option<&str> {
     let is_name = |part: &str| part.starts_with(|c: char| c.is_ascii_alphanumeric()) && !part.contains(|c: char| !is_of_name(c));
     let is_key = |key: &&str| key.split_once('/').is_some_and(|(namespace, name)| is_name(namespace) && is_name(name));
-    let Some(key) = given.filter(is_key) else { return Ok(None) };
+    given.filter(|given| given.len() <= KEY_MAX).filter(is_key)
+}
+
+/// The rollout whose whole name is given, by the controller.
+async fn named(context: &Context, given: Option<&str>) -> Result<Option<Standing>, Failure> {
+    let Some(key) = whole(given) else { return Ok(None) };
     match context.client.get(&path(key)).await {
         Ok(at) => Ok(Some(at)),
-        // Its list tells what there is instead.
-        Err(Failure::Problem { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
+        // Its list tells what there is instead, and a list may be read where a plan of another version cannot.
+        Err(Failure::Problem { status: StatusCode::NOT_FOUND, .. } | Failure::Broken(_)) => Ok(None),
         Err(failure) => Err(failure),
     }
 }
@@ -98,7 +106,15 @@ pub(super) async fn standing(context: &Context, given: Option<&str>) -> Result<(
     let (views, via) = match named(context, given).await {
         Ok(Some(at)) => return Ok((at, Via::Controller)),
         Ok(None) => views(context).await?,
-        Err(failure) => (direct::views(context, &failure.no_help()?).await?, Via::Store),
+        Err(failure) => {
+            let cause = failure.no_help()?;
+            if let Some(key) = whole(given)
+                && let Some(at) = direct::in_cluster(context, key).await?
+            {
+                return Ok((at, Via::Store));
+            }
+            (direct::views(context, &cause).await?, Via::Store)
+        }
     };
     let key = choose(given, &keys(&views))?;
     if via == Via::Controller {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::faults::{Bad, Fault};
+use crate::replica;
 use crate::rig::{Day, needs_cluster};
 
 #[test]
@@ -42,6 +43,31 @@ fn the_api_server_is_slow_refuses_and_loses_its_answers_in_the_middle_of_a_rever
     // `v1`, `v2`, and back: another template in between would be a revision of its own.
     let revision = day.deployment()["metadata"]["annotations"]["deployment.kubernetes.io/revision"].clone();
     assert_eq!(revision, "3", "a write whose answer was lost is not made twice");
+}
+
+/// Guards beside the one of `checkout`: more than may look or be marked at once.
+const CROWD: usize = 60;
+
+#[test]
+fn a_controller_starts_beside_an_api_server_that_hangs_for_a_crowd_of_guards_at_rest() {
+    needs_cluster!("a_controller_starts_beside_an_api_server_that_hangs_for_a_crowd_of_guards_at_rest");
+    let day = Day::open("crowd");
+    day.settled().kill();
+    let workload = day.workload().replace("checkout", "member").replace("replicas: 2", "replicas: 0");
+    let member = |n: usize| {
+        let guard = replica::guard(day.namespace, &format!("member-{n}"));
+        format!("{}\n---\n{guard}\n", workload.replace("member", &format!("member-{n}")))
+    };
+    day.house.cluster.apply(&(0..CROWD).map(member).collect::<Vec<_>>().join("---\n"));
+    day.fails(vec![Fault::always("", "/deployments/member-", Bad::Slow(Duration::from_mins(10)))]);
+    let _controller = day.controller();
+    day.until("hanging", || day.proxy.served().len() > CROWD / 2);
+    day.deploy_crashing(&day.house.v2);
+    day.until_reverted();
+    // Whose requests hung comes again, in its turn.
+    day.mended();
+    let path = format!("/apis/apps/v1/namespaces/{}/deployments?labelSelector=backstop.dev/guarded", day.namespace);
+    day.until("marked", || day.object(&path)["items"].as_array().map(Vec::len) == Some(CROWD + 1));
 }
 
 #[test]

@@ -104,8 +104,9 @@ impl Observer {
         // Whether it was not seen yet, or is not marked.
         let mut owes = true;
         let mut place = Place::default();
+        let mut failed = false;
         loop {
-            let turn = if owes { Box::pin(self.turn(seen.is_none(), &mut place, &mut stop)).await } else { None };
+            let turn = if owes { Box::pin(self.turn(seen.is_none(), failed, &mut place, &mut stop)).await } else { None };
             if *stop.borrow() {
                 return;
             }
@@ -119,13 +120,16 @@ impl Observer {
                 looked
             };
             // What is done for a moment takes no room while nothing happens, thousands of times.
-            let looked = holding(turn, Box::pin(once)).await;
-            owes = !self.only_looks && (marked.is_none() || matches!(looked, Ok(false)));
+            let looked = holding(turn, &mut place, Box::pin(once)).await;
+            failed = matches!(looked, Ok(false));
+            owes = !self.only_looks && (marked.is_none() || failed);
             if !owes {
                 place.give_up();
             } else if place.is_kept() && looked.is_ok() {
-                tokio::time::sleep(GATHER).await;
-                rung = self.is_watched();
+                tokio::select! {
+                    () = tokio::time::sleep(GATHER) => rung = true,
+                    _ = stop.changed() => return,
+                }
                 continue;
             }
             let resting = self.rests();
@@ -158,8 +162,18 @@ impl Observer {
     /// Waits until it is this guard's turn to look for the first time, or again after that failed: thousands that rest must not stand in
     /// front of what is under way when a replica starts or takes another's share over, nor all ask a slow API server again. Nothing keeps
     /// one from looking whose workload changes, and nothing one waiting that rests no more.
-    async fn turn(&self, is_first: bool, place: &mut Place, stop: &mut watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
-        let mut line = self.shared.handle.line(&self.key)?;
+    async fn turn(
+        &self,
+        is_first: bool,
+        failed: bool,
+        place: &mut Place,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Option<OwnedSemaphorePermit> {
+        let Some(mut line) = self.shared.handle.line(&self.key) else {
+            // It is about to be stopped, and looks at most now and then until then.
+            place.give_up();
+            return None;
+        };
         let was_known = is_first && line.view.borrow().0.stable.is_some();
         tokio::select! {
             biased;
@@ -168,18 +182,21 @@ impl Observer {
                 None
             }
             turn = place.turn(&self.turns.first) => turn,
-            () = self.heard() => None,
-            () = self.patience(), if was_known => None,
+            () = self.heard(is_first) => None,
+            () = self.patience(), if was_known || failed => None,
             _ = stop.changed() => None,
         }
     }
 
-    /// Waits until something happens to the workload: while the watches list what there is, nothing has.
-    async fn heard(&self) {
-        loop {
-            self.bell.notified().await;
-            if self.is_watched() {
-                return;
+    /// Waits until something happens to the workload, and the watches hold that tell it. While they list what there is, nothing has
+    /// happened that its first look would not see.
+    async fn heard(&self, is_first: bool) {
+        self.bell.notified().await;
+        while !self.is_watched() {
+            if is_first {
+                self.bell.notified().await;
+            } else {
+                tokio::time::sleep(AGAIN_FAILED).await;
             }
         }
     }
@@ -345,13 +362,15 @@ fn is_at_rest(view: &View) -> bool {
     view.phase.is_resting() && view.open.is_empty()
 }
 
-/// Does `work`. The turn is handed on once that is done, or after a while.
-async fn holding<T>(turn: Option<OwnedSemaphorePermit>, work: impl Future<Output = T> + Unpin) -> T {
+/// Does `work`. The turn is handed on once that is done, or after a while; so is a place, whose turn may come meanwhile.
+async fn holding<T>(turn: Option<OwnedSemaphorePermit>, place: &mut Place, work: impl Future<Output = T> + Unpin) -> T {
     let mut work = work;
-    if let Some(_turn) = turn
-        && let Ok(done) = tokio::time::timeout(TURN_FOR, &mut work).await
-    {
-        return done;
+    if turn.is_some() || place.is_kept() {
+        if let Ok(done) = tokio::time::timeout(TURN_FOR, &mut work).await {
+            return done;
+        }
+        drop(turn);
+        place.give_up();
     }
     work.await
 }
@@ -367,13 +386,15 @@ mod tests {
     async fn a_turn_is_handed_on_when_the_work_is_done_and_when_it_hangs() {
         let turns = Arc::new(Semaphore::new(1));
         let take = || async { Arc::clone(&turns).acquire_owned().await.ok() };
-        assert_eq!(holding(take().await, Box::pin(async { turns.available_permits() })).await, 0, "held while it works");
+        let nowhere = &mut Place::default();
+        assert_eq!(holding(take().await, nowhere, Box::pin(async { turns.available_permits() })).await, 0, "held while it works");
         assert_eq!(turns.available_permits(), 1);
-        let hangs = tokio::spawn(holding(take().await, Box::pin(std::future::pending::<()>())));
+        let turn = take().await;
+        let hangs = tokio::spawn(async { holding(turn, &mut Place::default(), Box::pin(std::future::pending::<()>())).await });
         let next = tokio::time::timeout(TURN_FOR * 5, turns.acquire()).await;
         assert!(next.is_ok() && !hangs.is_finished(), "it goes on without its turn");
         hangs.abort();
-        assert_eq!(holding(None, Box::pin(async { 7 })).await, 7);
+        assert_eq!(holding(None, nowhere, Box::pin(async { 7 })).await, 7);
     }
 
     #[tokio::test]
@@ -391,5 +412,18 @@ mod tests {
         assert!(tokio::time::timeout(GATHER, late.turn(&turns)).await.is_err() && late.is_kept());
         drop(turn);
         assert!(tokio::time::timeout(GATHER, late.turn(&turns)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_comes_to_whoever_hangs_elsewhere_is_handed_on() {
+        let turns = Arc::new(Semaphore::new(1));
+        let first = Arc::clone(&turns).acquire_owned().await.unwrap();
+        let (mut busy, mut next) = (Place::default(), Place::default());
+        assert!(tokio::time::timeout(GATHER, busy.turn(&turns)).await.is_err());
+        assert!(tokio::time::timeout(GATHER, next.turn(&turns)).await.is_err());
+        let hangs = tokio::spawn(async move { holding(None, &mut busy, Box::pin(std::future::pending::<()>())).await });
+        drop(first);
+        assert!(tokio::time::timeout(TURN_FOR * 5, next.turn(&turns)).await.is_ok() && !hangs.is_finished());
+        hangs.abort();
     }
 }

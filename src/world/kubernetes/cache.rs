@@ -1,12 +1,12 @@
 //! What watches have told of workloads and their pods: answers lists without a request.
 //!
-//! Objects are kept as packed text, without what nobody reads here: there may be tens of thousands, and that is their least form. A kind whose
-//! watch broke answers nothing until something of it is told again: whoever asks goes to the API server then.
+//! Objects are kept as packed text, without what nobody reads here: there may be tens of thousands, and that is their least form.
+//! A kind whose watch broke answers nothing until something of it is told again: whoever asks goes to the API server then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use futures::StreamExt as _;
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
@@ -33,7 +33,6 @@ pub struct Cache(RwLock<Known>);
 #[derive(Debug, Default)]
 struct Known {
     places: BTreeMap<Place, Objects>,
-    packer: Packer,
     /// Kinds, with the namespace where not all are watched, that were listed and whose watch holds.
     held: BTreeSet<(&'static str, Option<String>)>,
 }
@@ -47,7 +46,7 @@ struct Objects {
     labelled: BTreeMap<Box<str>, Vec<Arc<str>>>,
 }
 
-/// A text, half as long as it is.
+/// A text, about half as long as it is.
 #[derive(Debug)]
 struct Packed {
     /// Of the text, in bytes.
@@ -55,32 +54,57 @@ struct Packed {
     bytes: Box<[u8]>,
 }
 
+/// An object that was told.
+struct Told {
+    labels: BTreeMap<String, String>,
+    text: Packed,
+}
+
 /// Packs texts one after the other: what is needed to pack one is a hundred times as long.
-#[derive(Debug)]
-struct Packer(Compress);
+struct Packer {
+    deflate: Compress,
+    packed: Vec<u8>,
+}
 
 impl Default for Packer {
     fn default() -> Self {
-        Self(Compress::new(Compression::fast(), false))
+        Self { deflate: Compress::new(Compression::fast(), false), packed: Vec::new() }
     }
 }
 
 impl Packer {
+    fn object(&mut self, kind: Kind, object: DynamicObject) -> Told {
+        Told { labels: object.metadata.labels.clone().unwrap_or_default(), text: self.pack(trimmed(kind, object).to_string().as_bytes()) }
+    }
+
     fn pack(&mut self, text: &[u8]) -> Packed {
+        self.deflate.reset();
+        self.packed.clear();
         // Deflate adds five bytes to each block of what it cannot shorten.
-        let mut bytes = Vec::with_capacity(text.len() + text.len() / 8 + 64);
-        self.0.reset();
-        // All of it is in memory, and there is room: it ends with this call.
-        let _ = self.0.compress_vec(text, &mut bytes, FlushCompress::Finish);
-        Packed { length: text.len(), bytes: bytes.into() }
+        self.packed.reserve(text.len() + text.len() / 8 + 64);
+        let done = self.deflate.compress_vec(text, &mut self.packed, FlushCompress::Finish);
+        // All of it is in memory, and there is room.
+        debug_assert!(matches!(done, Ok(Status::StreamEnd)), "it ends with this call: {done:?}");
+        // Copied: a block that is cut short keeps its size.
+        Packed { length: text.len(), bytes: self.packed.as_slice().into() }
     }
 }
 
-impl Packed {
+/// Unpacks texts one after the other.
+struct Unpacker(Decompress);
+
+impl Default for Unpacker {
+    fn default() -> Self {
+        Self(Decompress::new(false))
+    }
+}
+
+impl Unpacker {
     /// What was packed; it was written here.
-    fn value(&self) -> Value {
-        let mut text = Vec::with_capacity(self.length);
-        let unpacked = Decompress::new(false).decompress_vec(&self.bytes, &mut text, FlushDecompress::Finish);
+    fn value(&mut self, packed: &Packed) -> Value {
+        let mut text = Vec::with_capacity(packed.length);
+        self.0.reset(false);
+        let unpacked = self.0.decompress_vec(&packed.bytes, &mut text, FlushDecompress::Finish);
         unpacked.ok().and_then(|_| serde_json::from_slice(&text).ok()).unwrap_or_default()
     }
 }
@@ -115,7 +139,7 @@ impl Cache {
     pub(super) fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
         let known = self.read();
         let kept = known.places.get(&(kind.plural, namespace.to_owned())).and_then(|objects| objects.texts.get(name));
-        known.holds(kind, namespace).then(|| kept.map(Packed::value).unwrap_or_default())
+        known.holds(kind, namespace).then(|| kept.map(|text| Unpacker::default().value(text)).unwrap_or_default())
     }
 
     /// The objects that these terms select, `None` if they are not known for sure, or the terms are no labels with a value.
@@ -129,8 +153,12 @@ impl Cache {
             return None;
         }
         let Some(objects) = known.places.get(&(kind.plural, namespace.to_owned())) else { return Some(Vec::new()) };
-        let Some((first, rest)) = terms.split_first() else { return Some(objects.texts.values().map(Packed::value).collect()) };
-        let named = objects.labelled.get(*first).into_iter().flatten().filter_map(|name| objects.texts.get(name)).map(Packed::value);
+        let mut unpacker = Unpacker::default();
+        let Some((first, rest)) = terms.split_first() else {
+            return Some(objects.texts.values().map(|text| unpacker.value(text)).collect());
+        };
+        let named = objects.labelled.get(*first).into_iter().flatten().filter_map(|name| objects.texts.get(name));
+        let named = named.map(|text| unpacker.value(text));
         let bears = |object: &Value, term: &&str| {
             term.split_once('=').is_some_and(|(key, wanted)| object["metadata"]["labels"][key].as_str() == Some(wanted))
         };
@@ -148,6 +176,7 @@ impl Cache {
         });
         let mut events = futures::stream::select_all(watches);
         let mut listed: BTreeMap<&'static str, BTreeSet<(String, String)>> = BTreeMap::new();
+        let mut packer = Packer::default();
         loop {
             let (kind, event) = tokio::select! {
                 Some(event) = events.next() => event,
@@ -159,14 +188,16 @@ impl Cache {
                 Ok(Event::InitApply(Lean(object))) => {
                     let about = about(&object);
                     listed.entry(kind.plural).or_default().insert((about.namespace.clone(), about.name.clone()));
-                    self.write().put(kind, &about, object);
+                    let told = packer.object(kind, object);
+                    self.write().put(kind, &about, told);
                     touched(&about);
                 }
                 Ok(Event::InitDone) => self.write().hold(kind, namespace, &listed.remove(kind.plural).unwrap_or_default()),
                 Ok(Event::Apply(Lean(object))) => {
                     let about = about(&object);
+                    let told = packer.object(kind, object);
                     let mut known = self.write();
-                    known.put(kind, &about, object);
+                    known.put(kind, &about, told);
                     known.held.insert((kind.plural, namespace.map(str::to_owned)));
                     drop(known);
                     touched(&about);
@@ -202,10 +233,8 @@ impl Known {
         self.held.insert((kind.plural, namespace.map(str::to_owned)));
     }
 
-    fn put(&mut self, kind: Kind, about: &Touched, object: DynamicObject) {
-        let labels = object.metadata.labels.clone().unwrap_or_default();
-        let text = self.packer.pack(trimmed(kind, object).to_string().as_bytes());
-        self.places.entry((kind.plural, about.namespace.clone())).or_default().put(&about.name, labels, text);
+    fn put(&mut self, kind: Kind, about: &Touched, told: Told) {
+        self.places.entry((kind.plural, about.namespace.clone())).or_default().put(&about.name, told);
     }
 
     fn remove(&mut self, kind: Kind, namespace: &str, name: &str) {
@@ -216,7 +245,7 @@ impl Known {
 }
 
 impl Objects {
-    fn put(&mut self, name: &str, labels: BTreeMap<String, String>, text: Packed) {
+    fn put(&mut self, name: &str, Told { labels, text }: Told) {
         self.remove(name);
         let name: Arc<str> = name.into();
         for (key, value) in labels {
@@ -230,7 +259,7 @@ impl Objects {
 
     fn remove(&mut self, name: &str) {
         let Some(text) = self.texts.remove(name) else { return };
-        for (key, value) in text.value()["metadata"]["labels"].as_object().into_iter().flatten() {
+        for (key, value) in Unpacker::default().value(&text)["metadata"]["labels"].as_object().into_iter().flatten() {
             let term = format!("{key}={}", value.as_str().unwrap_or_default());
             if let Some(names) = self.labelled.get_mut(&*term) {
                 if let Ok(place) = names.binary_search_by(|one| (**one).cmp(name)) {
@@ -327,13 +356,13 @@ mod tests {
 
     #[test]
     fn what_was_packed_is_what_comes_out() {
-        let mut packer = Packer::default();
+        let (mut packer, mut unpacker) = (Packer::default(), Unpacker::default());
         // Of digests nothing can be left out, of nothing neither.
         let digests: Vec<String> = (0..200).map(|n: u32| crate::core::release::Digest::of(&n.to_le_bytes()).hex().to_owned()).collect();
         let dense: String = digests.concat().chars().filter(|c| *c != '0').collect();
         for value in [json!({}), json!({"same": vec!["labels"; 900]}), json!({"digests": digests}), json!(dense), Value::Null] {
             let kept = packer.pack(value.to_string().as_bytes());
-            assert_eq!(kept.value(), value);
+            assert_eq!(unpacker.value(&kept), value);
         }
         assert!(packer.pack("labels ".repeat(90).as_bytes()).bytes.len() < 60);
     }
@@ -341,7 +370,7 @@ mod tests {
     #[test]
     fn lists_are_those_of_the_labels_and_nothing_is_answered_that_is_not_known() {
         let cache = Cache::default();
-        let put = |object: DynamicObject| cache.write().put(DEPLOYMENT, &about(&object), object);
+        let put = |object: DynamicObject| cache.write().put(DEPLOYMENT, &about(&object), Packer::default().object(DEPLOYMENT, object));
         put(object("a", &json!({"app": "checkout", "tier": "web"})));
         put(object("b", &json!({"app": "checkout"})));
         put(object("c", &json!({"app": "cart"})));
