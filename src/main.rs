@@ -7,9 +7,9 @@ use backstop::cli::{self, Cli};
 use backstop::error::caught;
 use clap::Parser as _;
 
-/// What is decided is small, short-lived values: with this a life is simulated in four fifths of the time.
+/// What is decided is small, short-lived values, and what a burst of them has freed is given back (`.cargo/config.toml`).
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let mut cli = match Cli::try_parse() {
