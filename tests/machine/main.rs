@@ -338,6 +338,26 @@ fn proof_that_gets_lost_stops_agents_until_it_is_back() {
 }
 
 #[test]
+fn what_was_missing_for_a_revert_is_not_told_of_when_it_is_over() {
+    let mut life = house_of_two();
+    accepted(life.deployed(&v(3), person("ann")));
+    life.world.evidence.entry(image(&v(2))).or_default().tampered = true;
+    life.run(70);
+    let missing = |life: &Life| life.state().readiness.is_some_and(|readiness| readiness.missing.is_some());
+    assert!(missing(&life) && pages(&life).contains(&"BS053"), "{:?}", life.state().readiness);
+    life.world.evidence.entry(image(&v(2))).or_default().tampered = false;
+    accepted(life.commanded(REVERT, person("ann")));
+    reach(&mut life, PhaseKind::Reverted, 60);
+    is_back(&life, &v(3), &v(2));
+    assert!(!missing(&life), "{:?}", life.state().readiness);
+    // It is proven anew for the next attempt, before an agent goes on.
+    accepted(life.deployed(&v(4), agent("bot")));
+    let proven = |life: &Life| life.state().readiness.is_some_and(|readiness| readiness.missing.is_none());
+    assert!(life.until(60, proven), "{:?}", life.state().readiness);
+    fine(&life);
+}
+
+#[test]
 fn what_was_proven_before_a_start_is_proven_again_in_the_minute_after_it_and_not_all_at_once() {
     let mut life = house_of_two();
     life.run(70);

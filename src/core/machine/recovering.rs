@@ -90,6 +90,8 @@ impl Machine {
     fn hold(&mut self, revert: Box<Revert>) -> bool {
         self.judge = None;
         self.judgement = None;
+        // It was about this revert: what was missing for it is not told of any longer.
+        self.state.readiness = None;
         self.state.last_revert = Some(revert.clone());
         self.enter(Phase::Reverted(revert))
     }
