@@ -36,6 +36,8 @@ use crate::telemetry::work::work;
 const REVERT_PERMITS: usize = 256;
 /// Other effects that may be under way at once. Looks have their sources' own limits.
 const FORWARD_PERMITS: usize = 32;
+/// Proofs that may be under way at once: the hundreds of each minute stand in front of no step.
+const PROOF_PERMITS: usize = 16;
 /// Notices that may be under way at once: a receiver that hangs keeps up nothing else, and nothing else keeps up a page.
 const NOTICE_PERMITS: usize = 32;
 /// Registries asked at once, apart from the rest: one that hangs costs the attempts that wait for it.
@@ -107,6 +109,7 @@ pub struct World {
     forward_commits: Semaphore,
     revert_lane: Semaphore,
     forward_lane: Semaphore,
+    proofs: Semaphore,
     notices: Semaphore,
     origins: Semaphore,
 }
@@ -136,6 +139,7 @@ impl World {
             forward_commits: Semaphore::new(FORWARD_COMMITS),
             revert_lane: Semaphore::new(REVERT_PERMITS),
             forward_lane: Semaphore::new(FORWARD_PERMITS),
+            proofs: Semaphore::new(PROOF_PERMITS),
             notices: Semaphore::new(NOTICE_PERMITS),
             origins: Semaphore::new(ORIGIN_PERMITS),
         }
@@ -226,17 +230,21 @@ impl World {
             (Lane::Revert, _) => &self.revert_lane,
             (Lane::Forward, Action::Notify(_)) => &self.notices,
             (Lane::Forward, Action::Verify { evidence: EvidenceFrom::Origin, .. }) => &self.origins,
+            (Lane::Forward, Action::Verify { evidence: EvidenceFrom::Store, .. }) => &self.proofs,
             (Lane::Forward, _) => &self.forward_lane,
         };
-        let wanted = clock::instant();
-        let acted = async {
-            let _permit = lane.acquire().await;
-            work().waited(effect.lane, clock::instant().saturating_duration_since(wanted));
-            self.act(subjects, effect).await
-        };
+        let begin = clock::instant();
         let patience = left.min(Duration::from_mins(1));
-        let outcome = tokio::time::timeout(patience, acted).await;
-        let outcome = outcome.unwrap_or_else(|_| Outcome::Unknown(format!("no answer within {patience:?}")));
+        let turn = tokio::time::timeout(patience, lane.acquire()).await;
+        let waited = clock::instant().saturating_duration_since(begin);
+        work().waited(effect.lane, waited);
+        let outcome = if turn.is_err() {
+            // Nothing was asked of anybody.
+            Outcome::Transient { what: format!("too much else is under way: its turn did not come within {patience:?}"), retry_after: None }
+        } else {
+            let acted = tokio::time::timeout(patience.saturating_sub(waited), self.act(subjects, effect)).await;
+            acted.unwrap_or_else(|_| Outcome::Unknown(format!("no answer within {patience:?}")))
+        };
         work().acted(effect.action.name(), &outcome);
         Performed::Ended(outcome)
     }
