@@ -80,9 +80,12 @@ impl Machine {
         self.health(id).is_some_and(crate::core::input::ArmHealth::is_ready)
     }
 
-    /// A forward step: only when nothing holds it back.
+    /// A forward step: only when nothing holds it back. One that has the share already, left by an attempt before, takes no step: it is
+    /// judged, whether a revert is proven or not.
     fn shift(&mut self, advancing: &Advancing, candidate: &ReleaseId, weight: Percent) -> bool {
-        if let Some(reason) = self.blocked().or_else(|| self.no_way_back()) {
+        let has = self.observed.weights.get(candidate).is_some_and(|share| *share >= weight && weight > Percent::ZERO);
+        let blocked = self.blocked().filter(|reason| !(has && matches!(reason, Reason::NotReady { .. })));
+        if let Some(reason) = blocked.or_else(|| self.no_way_back()) {
             self.waiting = Some(reason);
             return false;
         }
