@@ -68,7 +68,7 @@ pub struct Order<T> {
     urgent: VecDeque<Fact<T>>,
     ordinary: VecDeque<Fact<T>>,
     ready: VecDeque<Step<T>>,
-    commits: VecDeque<Pending<T>>,
+    pending: Option<Pending<T>>,
     gathered: Vec<Told<T>>,
     /// What was last said of the surroundings and of the workload: a machine that starts again must hear it again.
     scope: Option<Scope>,
@@ -80,8 +80,6 @@ pub struct Order<T> {
 
 /// Facts that may wait to be taken in; beyond that the oldest looks are dropped, for the next one tells the same.
 const ORDINARY_MAX: usize = 256;
-/// Commits under way or waiting; beyond that decisions gather in the machine and go into one.
-const COMMITS_MAX: usize = 2;
 
 impl<T> Order<T> {
     /// Around a restored machine.
@@ -91,7 +89,7 @@ impl<T> Order<T> {
             urgent: VecDeque::new(),
             ordinary: VecDeque::new(),
             ready: VecDeque::new(),
-            commits: VecDeque::new(),
+            pending: None,
             gathered: Vec::new(),
             scope: None,
             observed: None,
@@ -150,7 +148,7 @@ impl<T> Order<T> {
         };
         match how {
             Committed::Done => {
-                if let Some(Pending { then, told, .. }) = self.commits.pop_front() {
+                if let Some(Pending { then, told, .. }) = self.pending.take() {
                     // What was void before its commit came in is not started after it.
                     self.ready.extend(then.into_iter().filter(|effect| self.machine.wants(effect)).map(Step::Start));
                     let answers = told.into_iter().filter_map(|told| told.asked);
@@ -161,7 +159,7 @@ impl<T> Order<T> {
             }
             Committed::Lost => self.stale = true,
             Committed::Unavailable => {
-                let told = self.commits.iter_mut().take(1).flat_map(|pending| &mut pending.told);
+                let told = self.pending.iter_mut().flat_map(|pending| &mut pending.told);
                 self.ready.extend(told.filter_map(|told| told.asked.take()).map(|(asked, answer)| Step::Answer(asked, answer)));
             }
         }
@@ -170,7 +168,7 @@ impl<T> Order<T> {
     /// Goes on with a machine that was restored after a lost swap. What people and agents said, and was not committed, is
     /// said to it again.
     pub fn restart(&mut self, machine: Machine) {
-        let told = self.commits.drain(..).flat_map(|pending| pending.told).chain(self.gathered.drain(..));
+        let told = self.pending.take().into_iter().flat_map(|pending| pending.told).chain(self.gathered.drain(..));
         let again = told.map(|told| Fact { input: told.input, asked: told.asked.map(|(asked, _)| asked) });
         let again = again.filter(|_| !Mutant::ToldIsForgotten.lives());
         let urgent = again.chain(self.urgent.drain(..).filter(|fact| !matches!(fact.input, Input::Finished { .. }))).collect();
@@ -182,7 +180,7 @@ impl<T> Order<T> {
 
     /// Nobody who has asked so far waits for an answer any more. What they said stands: it is committed, or told to the next machine.
     pub fn forget_askers(&mut self) {
-        let told = self.commits.iter_mut().flat_map(|pending| &mut pending.told).chain(&mut self.gathered);
+        let told = self.pending.iter_mut().flat_map(|pending| &mut pending.told).chain(&mut self.gathered);
         told.for_each(|told| told.asked = None);
         self.urgent.iter_mut().chain(&mut self.ordinary).for_each(|fact| fact.asked = None);
         self.ready.retain(|step| !matches!(step, Step::Answer(..)));
@@ -224,7 +222,6 @@ impl<T> Order<T> {
         self.urgent = VecDeque::new();
         self.ordinary = VecDeque::new();
         self.ready = VecDeque::new();
-        self.commits.shrink_to_fit();
     }
 
     fn take(&mut self, now: Now, fact: Fact<T>) {
@@ -232,7 +229,8 @@ impl<T> Order<T> {
             .then(|| fact.input.clone());
         self.machine.handle(now, fact.input);
         let answer = self.machine.answer();
-        let mut work = self.machine.next_work(self.commits.len() < COMMITS_MAX);
+        // One commit at a time: what is decided meanwhile gathers in the machine, and goes into the next one.
+        let mut work = self.machine.next_work(self.pending.is_none());
         let mut safe = work.safe;
         if Mutant::SafeWaits.lives() && work.commit.is_some() {
             work.then.extend(std::mem::take(&mut safe));
@@ -254,10 +252,10 @@ impl<T> Order<T> {
         match work.commit {
             Some(commit) => {
                 let told = std::mem::take(&mut self.gathered);
-                self.commits.push_back(Pending { commit: Arc::new(commit), then: work.then, told });
+                self.pending = Some(Pending { commit: Arc::new(commit), then: work.then, told });
             }
             // Without a commit of its own, work still waits for those before it.
-            None => match self.commits.back_mut() {
+            None => match &mut self.pending {
                 Some(pending) => pending.then.extend(work.then),
                 None => self.ready.extend(work.then.into_iter().map(Step::Start)),
             },
@@ -274,7 +272,7 @@ impl<T> Order<T> {
         if self.committing {
             return None;
         }
-        let commit = Arc::clone(&self.commits.front()?.commit);
+        let commit = Arc::clone(&self.pending.as_ref()?.commit);
         self.committing = true;
         Some(Step::Commit(commit))
     }

@@ -1,7 +1,8 @@
 //! One rollout's task: owns the machine, starts effects and never awaits one.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -144,6 +145,14 @@ pub struct Rollout {
     view: watch::Sender<Arc<(View, RevertPlan)>>,
     urgent: mpsc::Receiver<Message>,
     back: JoinSet<Back>,
+    /// Effects that wait for their turn.
+    queued: Queued,
+}
+
+type Queued = Arc<Mutex<BTreeSet<EffectId>>>;
+
+fn queue(queued: &Queued) -> MutexGuard<'_, BTreeSet<EffectId>> {
+    queued.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Rollout {
@@ -179,6 +188,7 @@ impl Rollout {
             view,
             urgent,
             back: JoinSet::new(),
+            queued: Queued::default(),
         }))
     }
 
@@ -350,8 +360,16 @@ impl Rollout {
         let shared = Arc::clone(&self.shared);
         let (subjects, clock) = (self.subjects(&effect.action), self.clock);
         tracing::debug!(rollout = %self.guard.key, id = %effect.id, action = effect.action.name(), "start");
+        // What is tried again while it waits for its turn keeps its place: this try begins with that turn.
+        if !queue(&self.queued).insert(effect.id) {
+            return;
+        }
+        let queued = Arc::clone(&self.queued);
         self.back.spawn(async move {
-            match shared.world.perform(&subjects, &effect, clock).await {
+            let begins = || {
+                queue(&queued).remove(&effect.id);
+            };
+            match shared.world.perform(&subjects, &effect, clock, begins).await {
                 Performed::Ended(outcome) => Back::Ended(effect.id, effect.lane, outcome),
                 Performed::Looked(looked) => Back::Looked(looked),
             }
@@ -401,6 +419,7 @@ impl Rollout {
     async fn start_again(&mut self, stop: &mut watch::Receiver<bool>) -> bool {
         self.back.abort_all();
         while self.back.join_next().await.is_some() {}
+        queue(&self.queued).clear();
         let state = loop {
             match self.shared.world.store().load(&self.guard.key).await {
                 Ok(state) => break state.unwrap_or_else(State::new),

@@ -303,7 +303,7 @@ fn rest(life: &mut Life) {
     life.neighbours.freeze("*", false, Some(house::person("ann")));
     life.run(2);
     let quiet = |life: &Life| {
-        let Some(machine) = life.machine().filter(|machine| !machine.is_ahead()) else { return false };
+        let Some(machine) = life.machine().filter(|machine| !machine.is_dirty()) else { return false };
         let state = machine.state();
         let unready = matches!(machine.waiting(), Some(Reason::NotReady { .. }));
         let waits = matches!(state.phase.kind(), PhaseKind::Promoting | PhaseKind::Advancing) && unready;

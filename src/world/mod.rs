@@ -10,6 +10,7 @@ pub mod flags;
 pub mod host_client;
 pub mod keys;
 pub mod kubernetes;
+mod lanes;
 mod members;
 pub mod notify;
 pub mod perform;

@@ -5,14 +5,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
 use super::artifacts::Fetches;
 use super::clock::{self, Clock};
 use super::evidence::{load_evidence, store_evidence};
 use super::flags;
 use super::host_client::HostClient;
 use super::kubernetes::{Cluster, Member};
+use super::lanes::Lanes;
 use super::members::Members;
 use super::notify::{Notifier, Subject};
 use super::prove::StoreAsked;
@@ -31,21 +30,6 @@ use crate::core::state::{Guard, PhaseKind};
 use crate::core::work::{Action, Commit, Effect, EvidenceFrom, Lane, LookPlan};
 use crate::host::wire::Ensure;
 use crate::telemetry::work::work;
-
-/// Effects of the revert lane that may be under way at once; no other effect can use these up.
-const REVERT_PERMITS: usize = 256;
-/// Other effects that may be under way at once. Looks have their sources' own limits.
-const FORWARD_PERMITS: usize = 32;
-/// Proofs that may be under way at once: the hundreds of each minute stand in front of no step.
-const PROOF_PERMITS: usize = 16;
-/// Notices that may be under way at once: a receiver that hangs keeps up nothing else, and nothing else keeps up a page.
-const NOTICE_PERMITS: usize = 32;
-/// Registries asked at once, apart from the rest: one that hangs costs the attempts that wait for it.
-const ORIGIN_PERMITS: usize = 32;
-/// Commits of reverts that an API server is asked for at once.
-const REVERT_COMMITS: usize = 32;
-/// Other commits that it is asked for at once.
-const FORWARD_COMMITS: usize = 32;
 
 /// How an effect ended.
 #[derive(Debug)]
@@ -104,14 +88,7 @@ pub struct World {
     /// Whether the store took a write lately.
     pub(super) store_asked: StoreAsked,
     notifier: Notifier,
-    /// Commits of what is being reverted that may be under way at once, and others.
-    revert_commits: Semaphore,
-    forward_commits: Semaphore,
-    revert_lane: Semaphore,
-    forward_lane: Semaphore,
-    proofs: Semaphore,
-    notices: Semaphore,
-    origins: Semaphore,
+    lanes: Lanes,
 }
 
 impl World {
@@ -124,6 +101,7 @@ impl World {
         collector: Collector,
         notifier: Notifier,
     ) -> Self {
+        let lanes = Lanes::new(matches!(place, Place::Cluster(_)));
         Self {
             store: store.into(),
             clock,
@@ -135,13 +113,7 @@ impl World {
             fetches: Fetches::default(),
             store_asked: StoreAsked::default(),
             notifier,
-            revert_commits: Semaphore::new(REVERT_COMMITS),
-            forward_commits: Semaphore::new(FORWARD_COMMITS),
-            revert_lane: Semaphore::new(REVERT_PERMITS),
-            forward_lane: Semaphore::new(FORWARD_PERMITS),
-            proofs: Semaphore::new(PROOF_PERMITS),
-            notices: Semaphore::new(NOTICE_PERMITS),
-            origins: Semaphore::new(ORIGIN_PERMITS),
+            lanes,
         }
     }
 
@@ -206,36 +178,25 @@ impl World {
     /// # Errors
     /// Somebody else decided, or the store does not take it.
     pub async fn commit(&self, key: &str, commit: &Commit) -> Result<Committed, CommitError> {
-        // What is back already waits behind what is not.
-        let reverts = commit.state.phase.kind() == PhaseKind::Reverting;
-        let permits = if reverts { &self.revert_commits } else { &self.forward_commits };
-        let _permit = match &self.place {
-            Place::Cluster(_) => permits.acquire().await.ok(),
-            // A store of its own gathers them itself.
-            Place::Host { .. } => None,
-        };
+        let _turn = self.lanes.turn_to_commit(commit.state.phase.kind() == PhaseKind::Reverting).await;
         self.store.commit(key, commit).await
     }
 
-    /// Performs an effect by the clock `clock`, which its deadline is on: never fails, never outlives that.
-    pub async fn perform(&self, subjects: &Subjects, effect: &Effect, clock: Clock) -> Performed {
+    /// Performs an effect by the clock `clock`, which its deadline is on: never fails, never outlives that. Tells when its turn has come, if
+    /// it comes.
+    pub async fn perform(&self, subjects: &Subjects, effect: &Effect, clock: Clock, begins: impl FnOnce()) -> Performed {
         let left = effect.deadline.since(clock.now().mono).max(Duration::from_millis(100));
         if let Action::Look(plan) = &effect.action {
+            begins();
             let looked = tokio::time::timeout(left, self.look(subjects, plan)).await;
             let looked = looked.unwrap_or_else(|_| fault(LookFault::Down(format!("{} did not answer within {left:?}", plan.source))));
             work().looked(&plan.source, &looked);
             return Performed::Looked(looked);
         }
-        let lane = match (effect.lane, &effect.action) {
-            (Lane::Revert, _) => &self.revert_lane,
-            (Lane::Forward, Action::Notify(_)) => &self.notices,
-            (Lane::Forward, Action::Verify { evidence: EvidenceFrom::Origin, .. }) => &self.origins,
-            (Lane::Forward, Action::Verify { evidence: EvidenceFrom::Store, .. }) => &self.proofs,
-            (Lane::Forward, _) => &self.forward_lane,
-        };
         let begin = clock::instant();
         let patience = left.min(Duration::from_mins(1));
-        let turn = tokio::time::timeout(patience, lane.acquire()).await;
+        let turn = tokio::time::timeout(patience, self.lanes.turn(effect)).await;
+        begins();
         let waited = clock::instant().saturating_duration_since(begin);
         work().waited(effect.lane, waited);
         let outcome = if turn.is_err() {
@@ -342,7 +303,7 @@ impl World {
 
     /// Why the signed ledger record of `release` does not vouch for the very template that is about to go back, if it does not.
     async fn ledger_untrusted(&self, subjects: &Subjects, release: &Release) -> Result<Option<String>, Unavailable> {
-        Ok(match self.store.ledger_record(&subjects.guard.key, &release.id).await {
+        Ok(match self.store.ledger_record(&subjects.guard.key, release).await {
             Ok(Some(record)) if record.release.template == release.template && record.release.template.release() == release.id => None,
             Ok(Some(_)) => Some(format!("the ledger has another template for {release}")),
             Ok(None) => Some(format!("the ledger has no record of {release}")),

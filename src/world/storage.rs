@@ -3,7 +3,7 @@
 use super::kubernetes;
 use super::store::{self, CommitError, Committed, Drained, LoadError, Recovered, Spooled, Unavailable};
 use crate::core::ledger::LedgerRecord;
-use crate::core::release::{Digest, ReleaseId};
+use crate::core::release::{Digest, Release};
 use crate::core::state::State;
 use crate::core::work::Commit;
 
@@ -109,9 +109,9 @@ impl Storage {
     ///
     /// # Errors
     /// See [`LoadError`].
-    pub async fn ledger_record(&self, key: &str, release: &ReleaseId) -> Result<Option<LedgerRecord>, LoadError> {
+    pub async fn ledger_record(&self, key: &str, release: &Release) -> Result<Option<LedgerRecord>, LoadError> {
         match self {
-            Self::Embedded(store) => store.ledger_record(key, release).await,
+            Self::Embedded(store) => store.ledger_record(key, &release.id).await,
             Self::Cluster(store) => store.ledger_record(key, release).await,
         }
     }

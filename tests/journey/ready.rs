@@ -45,7 +45,7 @@ async fn proof(house: &House, target: &Release) -> Outcome {
         lane: Lane::Forward,
         action: Action::Verify { release: target.clone(), evidence: EvidenceFrom::Store },
     };
-    match shared.world.perform(&subjects, &effect, clock).await {
+    match shared.world.perform(&subjects, &effect, clock, || {}).await {
         Performed::Ended(outcome) => outcome,
         Performed::Looked(_) => unreachable!("it was no look"),
     }

@@ -83,7 +83,7 @@ async fn a_ledger_record_is_believed_with_the_controllers_signature_alone() {
     let records = vec![ledger(1, Standing::KnownGood, false), ledger(2, Standing::Bad, true)];
     let state = put(&store, commit(&State::new(), records.clone())).await;
     for record in &records {
-        assert_eq!(store.ledger_record(KEY, &record.release.id).await, Ok(Some(record.clone())), "before it is in its object");
+        assert_eq!(store.ledger_record(KEY, &record.release).await, Ok(Some(record.clone())), "before it is in its object");
     }
     store.drain().await.unwrap();
     put(&store, commit(&state, Vec::new())).await;
@@ -98,7 +98,7 @@ async fn a_ledger_record_is_believed_with_the_controllers_signature_alone() {
     let text = bad["status"]["record"].as_str().unwrap().replace(r#""bad","quarantined":true"#, r#""knownGood","quarantined":false"#);
     let patch = serde_json::json!({"status": {"standing": "knownGood", "quarantined": false, "record": text}}).to_string();
     cluster.kubectl(&["patch", "grec", name, "--namespace", SYSTEM, "--subresource=status", "--type=merge", "--patch", &patch]);
-    let said = store.ledger_record(KEY, &release(2).id).await.unwrap_err().to_string();
+    let said = store.ledger_record(KEY, &release(2)).await.unwrap_err().to_string();
     assert!(said.contains("signature is not the controller's"), "{said}");
     let fresh = house::replica(&cluster.admin(), &folder.path().join("b")).await;
     let believed = fresh.load(KEY).await.unwrap().unwrap();

@@ -42,8 +42,13 @@ use super::work::{Action, Commit, Effect, EffectId, Fence, Lane, Work};
 
 /// Rounds that one input may take through the phases before the machine insists on an input from outside.
 const STEPS_MAX: usize = 16;
+/// How long what is no decision may wait for a commit: that an effect ended, or is tried again. Whoever goes on from the state without
+/// it asks the world once more for what is so already; and each commit costs the store, and all that watch it, more than that.
+const GATHER: Duration = Duration::from_secs(1);
 /// Intervals that may gather before a checkpoint is committed.
 const INTERVALS_MAX: usize = 2_000;
+/// Nothing is to be committed.
+const NEVER: Mono = Mono(u64::MAX);
 /// How long an alert with `trust: wait` may hold a rollout back.
 const ALERT_WAIT: Duration = Duration::from_mins(15);
 /// How many alerts are remembered, that fire or have ended within the hour.
@@ -91,6 +96,8 @@ pub struct Machine {
     ledger_changed: BTreeSet<ReleaseId>,
     ordinal: u32,
     dirty: bool,
+    // When that must be committed at the latest.
+    due: Mono,
     halted: Option<Invariant>,
 }
 
@@ -146,6 +153,7 @@ impl Machine {
             ledger_changed: BTreeSet::new(),
             ordinal: 0,
             dirty: false,
+            due: NEVER,
             halted: None,
         };
         machine.restore_judge();
@@ -265,12 +273,12 @@ impl Machine {
             self.schedule_look(&mut work);
             self.schedule_proof(&mut work);
         }
-        self.hand_out(&mut work, may_commit || !self.dirty);
+        self.hand_out(&mut work, may_commit || !self.is_ahead());
         if let Err(invariant) = invariant::check(&self.state, &work) {
             self.halt(invariant, &mut work);
-            self.hand_out(&mut work, may_commit || !self.dirty);
+            self.hand_out(&mut work, may_commit || !self.is_ahead());
         }
-        if self.dirty && may_commit {
+        if self.is_ahead() && may_commit {
             work.commit = Some(self.commit());
             work.then.push(self.drain());
         }
@@ -278,8 +286,13 @@ impl Machine {
         work
     }
 
-    /// Whether something was decided that no commit carries yet.
+    /// Whether something was decided that no commit carries yet, or what is no decision has waited for one long enough.
     pub fn is_ahead(&self) -> bool {
+        self.dirty && self.due <= self.now.mono
+    }
+
+    /// Whether anything is different from what was committed.
+    pub fn is_dirty(&self) -> bool {
         self.dirty
     }
 
@@ -317,6 +330,7 @@ impl Machine {
             .chain(alerts)
             .chain(self.readiness_due())
             .chain(self.adopts_at())
+            .chain(self.dirty.then_some(self.due))
             // What was due is handed out or waits for something else; only the future can wake.
             .filter(|at| *at > self.now.mono)
             .min()
@@ -364,12 +378,20 @@ impl Machine {
     }
 
     fn trial_mut(&mut self) -> Option<&mut Trial> {
-        self.dirty = true;
+        self.touch();
         self.state.trial.as_mut().map(Arc::make_mut)
     }
 
+    /// Something was decided: it is committed at once.
     fn touch(&mut self) {
         self.dirty = true;
+        self.due = self.now.mono.min(self.due);
+    }
+
+    /// Something is different that need not be committed at once.
+    fn touch_lightly(&mut self) {
+        self.dirty = true;
+        self.due = self.now.mono.after(GATHER).min(self.due);
     }
 
     fn enter(&mut self, phase: Phase) -> bool {
@@ -447,7 +469,7 @@ impl Machine {
     }
 
     fn commit(&mut self) -> Commit {
-        self.dirty = false;
+        (self.dirty, self.due) = (false, NEVER);
         self.ordinal = 0;
         let expected = self.state.revision;
         self.state.revision += 1;

@@ -126,7 +126,7 @@ impl Machine {
     }
 
     pub(super) fn revert_mut(&mut self) -> Option<&mut Revert> {
-        self.dirty = true;
+        self.touch();
         match &mut self.state.phase {
             Phase::Reverting(revert) | Phase::Recovering(revert) | Phase::Stuck { revert, .. } => Some(revert),
             _ => None,

@@ -230,7 +230,6 @@ impl Machine {
             self.in_flight.remove(&id);
             if self.state.tasks.get(&key).is_some_and(|task| task.effect.id == id) {
                 self.try_again(&key, Duration::ZERO, "no answer");
-                self.touch();
             }
         }
     }
@@ -245,11 +244,11 @@ impl Machine {
             return "of no interest any more".into();
         };
         let Some(task) = self.state.tasks.get(&key).cloned() else { return "".into() };
-        self.touch();
         let name = task.effect.action.name();
         match outcome {
             Outcome::Done { changed, observed } => {
                 self.state.tasks.remove(&key);
+                self.touch_lightly();
                 // Whether it may be asked for again at once is asked of neither.
                 if !matches!(key, Key::Notice(_) | Key::Verify(..)) {
                     self.done.insert(key.clone(), (task.effect.action.clone(), self.now.mono));
@@ -258,11 +257,11 @@ impl Machine {
                 format!("{name}: done{}", if *changed { "" } else { ", nothing to change" }).into()
             }
             Outcome::Transient { .. } if matches!(key, Key::Notice(_)) && Mutant::NoticeDropped.lives() => {
-                self.state.tasks.remove(&key);
+                self.unwant(&key);
                 "dropped".into()
             }
             Outcome::Transient { .. } if self.still_serves(&task) => {
-                self.state.tasks.remove(&key);
+                self.unwant(&key);
                 format!("{name}: it serves, and nothing is to take over").into()
             }
             Outcome::Transient { what, retry_after } => {
@@ -275,12 +274,14 @@ impl Machine {
                 format!("{name}: unknown whether it happened: {what}").into()
             }
             Outcome::Superseded(what) => {
+                self.touch();
                 // Somebody newer decided: either this machine is stale and its next swap is lost, or the world catches up.
                 self.ask_anew(&key);
                 self.try_again(&key, Duration::from_secs(1), what);
                 format!("{name}: superseded: {what}").into()
             }
             Outcome::Denied(what) | Outcome::Invalid(what) => {
+                self.touch();
                 self.failed(&key, &task, what);
                 format!("{name}: failed: {what}").into()
             }
@@ -332,6 +333,7 @@ impl Machine {
 
     fn try_again(&mut self, key: &Key, wait: Duration, what: &str) {
         let now = self.now.mono;
+        self.touch_lightly();
         if let Some(task) = self.state.tasks.get_mut(key) {
             if Mutant::RetryAtOnce.lives() {
                 task.not_before = now;

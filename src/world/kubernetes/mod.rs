@@ -78,7 +78,7 @@ pub struct Cluster {
     dry_run: bool,
     /// What watches have told; nothing where none run.
     cache: Arc<Cache>,
-    rights: ready::Rights,
+    answered_lately: Arc<ready::Answered>,
     noted: members::Noted,
     answered: Arc<Mutex<BTreeMap<String, ReleaseId>>>,
     /// The release of each running `ReplicaSet` as it was first seen, by its uid: its template never changes but by foul play.
@@ -155,7 +155,7 @@ impl Cluster {
             clients: Arc::new(Clients { revert, forward, housekeeping }),
             dry_run: false,
             cache: Arc::default(),
-            rights: Arc::default(),
+            answered_lately: Arc::default(),
             noted: members::Noted::default(),
             answered: Arc::default(),
             sets: Arc::default(),

@@ -1,6 +1,7 @@
 //! Whether a revert would work now: everything that can be asked without changing anything, before it is needed.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,11 +23,41 @@ use crate::spec::install::access::{Place, TABLE};
 use crate::world::clock;
 use crate::world::perform::Subjects;
 
-/// How long an answer about rights counts, for guards of one namespace.
-const RIGHTS_HOLD: Duration = Duration::from_secs(5);
+/// How long an answer counts for the other guards of a namespace, too: hundreds are proven each minute.
+const HOLDS: Duration = Duration::from_secs(5);
 
-/// Answers about rights by namespace and resources, each with when it was asked for.
-pub(super) type Rights = Arc<tokio::sync::Mutex<BTreeMap<(String, Vec<&'static str>), (Instant, Vec<String>)>>>;
+/// What was answered lately.
+#[derive(Default)]
+pub(super) struct Answered {
+    /// Rights that are missing, by namespace and resources.
+    rights: Held<(String, Vec<&'static str>), Vec<String>>,
+    /// Quotas by namespace.
+    quotas: Held<String, Arc<Vec<ResourceQuota>>>,
+}
+
+/// Answers with when they were asked for.
+struct Held<K, V>(tokio::sync::Mutex<BTreeMap<K, (Instant, V)>>);
+
+impl<K, V> Default for Held<K, V> {
+    fn default() -> Self {
+        Self(tokio::sync::Mutex::default())
+    }
+}
+
+impl<K: Ord, V: Clone> Held<K, V> {
+    /// The answer of lately, or of now.
+    async fn answer<E, F: Future<Output = Result<V, E>>>(&self, asked: K, ask: impl FnOnce() -> F) -> Result<V, E> {
+        let mut held = self.0.lock().await;
+        let now = clock::instant();
+        held.retain(|_, (at, _)| now.saturating_duration_since(*at) < HOLDS);
+        if let Some((_, answer)) = held.get(&asked) {
+            return Ok(answer.clone());
+        }
+        let answer = ask().await?;
+        held.insert(asked, (now, answer.clone()));
+        Ok(answer)
+    }
+}
 
 /// The annotation that a dry run sets where nothing else would change.
 pub(super) const PROBE: &str = "backstop.dev/probe";
@@ -46,7 +77,7 @@ impl Cluster {
             self.rights_held(guard, namespace),
             would_restore(&objects, guard, target),
             traffic::would_take(&objects, guard),
-            has_room(&told, guard, target),
+            self.has_room(&told, guard, target),
         );
         let mut reasons = rights;
         reasons.extend(restore.err().map(|fault| format!("the API server does not take the restore: {fault}")));
@@ -58,18 +89,11 @@ impl Cluster {
         reasons
     }
 
-    /// The same as [`Self::rights`], asked lately for another guard of the namespace: hundreds are proven each minute.
+    /// The same as [`Self::rights`], asked now or lately.
     async fn rights_held(&self, guard: &Guard, namespace: &str) -> Vec<String> {
-        let asked_for = (namespace.to_owned(), touched(guard));
-        let mut asked = self.rights.lock().await;
-        let now = clock::instant();
-        asked.retain(|_, (at, _)| now.saturating_duration_since(*at) < RIGHTS_HOLD);
-        if let Some((_, missing)) = asked.get(&asked_for) {
-            return missing.clone();
-        }
-        let missing = self.rights(guard, namespace).await;
-        asked.insert(asked_for, (now, missing.clone()));
-        missing
+        let asked = (namespace.to_owned(), touched(guard));
+        let rights = self.answered_lately.rights.answer(asked, || async { Ok::<_, Infallible>(self.rights(guard, namespace).await) });
+        rights.await.unwrap_or_else(|never| match never {})
     }
 
     /// The rights that are missing, by the table that the roles were made of.
@@ -98,6 +122,39 @@ impl Cluster {
             }
         }
         reasons
+    }
+
+    /// Why a quota leaves no room for the pod that a Deployment may start before it stops another.
+    async fn has_room(&self, objects: &Objects, guard: &Guard, target: &Release) -> Result<Vec<String>, kube::Error> {
+        let Some((kind, _, name)) = place(guard) else { return Ok(Vec::new()) };
+        let Ok(Some(main)) = objects.told(kind, name).await else { return Ok(Vec::new()) };
+        if kind != DEPLOYMENT || release_in(&main["spec"]["template"]).is_ok_and(|there| there.id == target.id) || stops_first(&main) {
+            return Ok(Vec::new());
+        }
+        let Ok(template) = template(target) else { return Ok(Vec::new()) };
+        let wanted = needs(&template);
+        let quotas = Api::<ResourceQuota>::namespaced(objects.client.clone(), &objects.namespace);
+        let list = || async { quotas.list(&ListParams::default()).await.map(|list| Arc::new(list.items)) };
+        let quotas = self.answered_lately.quotas.answer(objects.namespace.clone(), list).await?;
+        let mut reasons = Vec::new();
+        for quota in quotas.iter() {
+            let status = quota.status.clone().unwrap_or_default();
+            let (hard, used) = (status.hard.unwrap_or_default(), status.used.unwrap_or_default());
+            for (what, more) in &wanted {
+                let amount = |of: &BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
+                    of.get(*what).and_then(|one| amount(&one.0))
+                };
+                if let (Some(hard), Some(used)) = (amount(&hard), amount(&used))
+                    && used + more > hard
+                {
+                    let name = quota.metadata.name.as_deref().unwrap_or_default();
+                    reasons.push(format!(
+                        "the ResourceQuota {name} has no room for one pod more: {what} {used} of {hard} used, {more} needed"
+                    ));
+                }
+            }
+        }
+        Ok(reasons)
     }
 }
 
@@ -132,35 +189,6 @@ async fn would_restore(objects: &Objects, guard: &Guard, target: &Release) -> Re
         edit.set("/spec/template", template(target)?);
     }
     objects.would_take(kind, name, edit).await
-}
-
-/// Why a quota leaves no room for the pod that a Deployment may start before it stops another.
-async fn has_room(objects: &Objects, guard: &Guard, target: &Release) -> Result<Vec<String>, kube::Error> {
-    let Some((kind, _, name)) = place(guard) else { return Ok(Vec::new()) };
-    let Ok(Some(main)) = objects.told(kind, name).await else { return Ok(Vec::new()) };
-    if kind != DEPLOYMENT || release_in(&main["spec"]["template"]).is_ok_and(|there| there.id == target.id) || stops_first(&main) {
-        return Ok(Vec::new());
-    }
-    let Ok(template) = template(target) else { return Ok(Vec::new()) };
-    let wanted = needs(&template);
-    let quotas = Api::<ResourceQuota>::namespaced(objects.client.clone(), &objects.namespace).list(&ListParams::default()).await?;
-    let mut reasons = Vec::new();
-    for quota in quotas {
-        let status = quota.status.unwrap_or_default();
-        let (hard, used) = (status.hard.unwrap_or_default(), status.used.unwrap_or_default());
-        for (what, more) in &wanted {
-            let amount = |of: &BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
-                of.get(*what).and_then(|one| amount(&one.0))
-            };
-            if let (Some(hard), Some(used)) = (amount(&hard), amount(&used))
-                && used + more > hard
-            {
-                let name = quota.metadata.name.as_deref().unwrap_or_default();
-                reasons.push(format!("the ResourceQuota {name} has no room for one pod more: {what} {used} of {hard} used, {more} needed"));
-            }
-        }
-    }
-    Ok(reasons)
 }
 
 /// Whether its strategy stops a pod before it starts one.

@@ -273,6 +273,17 @@ impl Records {
         }
     }
 
+    /// The record of just this release, with just this content.
+    ///
+    /// # Errors
+    /// The API server does not answer.
+    pub(super) async fn get(&self, public: &Public, workload: &WorkloadName, release: &Release) -> Result<Option<Kept>, Unavailable> {
+        let (digest, _) = content(release)?;
+        let name = name(workload, &release.id, &digest);
+        let found = self.api.get_opt(&name).await.map_err(|error| unavailable(&format!("ReleaseRecord {name}"), &error))?;
+        Ok(found.and_then(|Lean(object)| read(public, workload, object)))
+    }
+
     /// Every record of a workload, oldest first. A release may have several, of different content (another label, say).
     ///
     /// # Errors

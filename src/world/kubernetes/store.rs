@@ -30,7 +30,7 @@ use super::turnstile::Turnstile;
 use super::{signing, status};
 use crate::core::actor::Request;
 use crate::core::ledger::LedgerRecord;
-use crate::core::release::{Digest, ReleaseId, hex};
+use crate::core::release::{Digest, Release, hex};
 use crate::core::state::State;
 use crate::core::time::Mono;
 use crate::core::work::Commit;
@@ -283,16 +283,21 @@ impl Store {
     ///
     /// # Errors
     /// The API server does not answer, or the record is not the controller's.
-    pub async fn ledger_record(&self, key: &str, release: &ReleaseId) -> Result<Option<LedgerRecord>, LoadError> {
+    pub async fn ledger_record(&self, key: &str, release: &Release) -> Result<Option<LedgerRecord>, LoadError> {
         let workload = self.workload(key)?;
         let pending = lock(&self.0.seats).get(key).map(|seat| seat.pending.clone()).unwrap_or_default();
-        let kept = self.0.records.list(&self.0.public, &workload).await?;
-        let of_release: Vec<Kept> = kept.into_iter().filter(|kept| &kept.release == release).collect();
+        // One object, not a list of all: every proof asks, and hundreds do when many breach.
+        let kept = match self.0.records.get(&self.0.public, &workload, release).await? {
+            Some(kept) => vec![kept],
+            // Its content may be another than that of `release`, which is worth saying.
+            None => self.0.records.list(&self.0.public, &workload).await?,
+        };
+        let of_release: Vec<Kept> = kept.into_iter().filter(|kept| kept.release == release.id).collect();
         if of_release.is_empty() {
             return Ok(None);
         }
-        let newest = reconcile::newest(&of_release, pending.iter().map(|(entry, _)| entry), release);
-        newest.map(Some).map_err(|what| LoadError::LedgerUntrusted { key: key.to_owned(), release: release.clone(), what })
+        let newest = reconcile::newest(&of_release, pending.iter().map(|(entry, _)| entry), &release.id);
+        newest.map(Some).map_err(|what| LoadError::LedgerUntrusted { key: key.to_owned(), release: release.id.clone(), what })
     }
 
     fn workload(&self, key: &str) -> Result<WorkloadName, Unavailable> {
