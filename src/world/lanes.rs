@@ -161,7 +161,7 @@ mod tests {
     }
 
     const SOON: Duration = Duration::from_millis(100);
-    const LATER: Duration = Duration::from_secs(60);
+    const LATER: Duration = Duration::from_mins(1);
 
     #[tokio::test]
     async fn what_is_asked_of_one_server_stands_back_for_traffic() {
