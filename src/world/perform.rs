@@ -182,8 +182,8 @@ impl World {
         self.store.commit(key, commit).await
     }
 
-    /// Performs an effect by the clock `clock`, which its deadline is on: never fails, never outlives that. Tells when its turn has come, if
-    /// it comes.
+    /// Performs an effect by the clock `clock`, which its deadline is on: never fails, never outlives that. `begins` is told when it waits
+    /// for its turn no longer, whether that came or not.
     pub async fn perform(&self, subjects: &Subjects, effect: &Effect, clock: Clock, begins: impl FnOnce()) -> Performed {
         let left = effect.deadline.since(clock.now().mono).max(Duration::from_millis(100));
         if let Action::Look(plan) = &effect.action {

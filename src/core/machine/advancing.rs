@@ -84,7 +84,7 @@ impl Machine {
     /// judged, whether a revert is proven or not.
     fn shift(&mut self, advancing: &Advancing, candidate: &ReleaseId, weight: Percent) -> bool {
         let has = self.observed.weights.get(candidate).is_some_and(|share| *share >= weight && weight > Percent::ZERO);
-        let blocked = self.blocked().filter(|reason| !(has && matches!(reason, Reason::NotReady { .. })));
+        let blocked = if has { self.held() } else { self.blocked() };
         if let Some(reason) = blocked.or_else(|| self.no_way_back()) {
             self.waiting = Some(reason);
             return false;

@@ -572,6 +572,11 @@ impl Machine {
 
     /// Why no forward step may be taken now, whatever the judge says.
     fn blocked(&self) -> Option<Reason> {
+        self.held().or_else(|| self.unready())
+    }
+
+    /// Whoever holds everything back: people, a broken invariant, an alert.
+    fn held(&self) -> Option<Reason> {
         let overlays = &self.state.overlays;
         if (overlays.frozen.is_some() || overlays.frozen_around) && !Mutant::FreezeIgnored.lives() {
             return Some(Reason::Frozen {});
@@ -583,9 +588,11 @@ impl Machine {
             return Some(Reason::InvariantBroken { invariant: self.halted.map(|i| i.id().to_owned()).unwrap_or_default() });
         }
         let alert = self.firing().find(|(_, since)| self.now.mono.since(*since) < ALERT_WAIT);
-        if let Some((alert, _)) = alert {
-            return Some(Reason::AlertWaiting { alert: alert.name.clone() });
-        }
+        alert.map(|(alert, _)| Reason::AlertWaiting { alert: alert.name.clone() })
+    }
+
+    /// Why a revert might not work: then agents' releases get no more requests.
+    fn unready(&self) -> Option<Reason> {
         let agent = self.trial().is_some_and(|trial| !trial.request.actor.is_human());
         let target = self.readiness_target().map(|target| target.id.clone());
         // What was never proven is not ready, either.

@@ -246,9 +246,8 @@ impl Records {
     ) -> Result<(), Unavailable> {
         let name = name(workload, &entry.release, &entry.content);
         // Another replica, that was slow or cut off, may come late with an older word: it must not stand.
-        let found = self.api.get_opt(&name).await.map_err(|error| unavailable(&format!("ReleaseRecord {name}"), &error))?;
         // A template that was too large has no object.
-        let Some(Lean(found)) = found else { return Ok(()) };
+        let Some(found) = self.object(&name).await? else { return Ok(()) };
         let text = |field: &str| found.data["status"][field].as_str().unwrap_or_default().to_owned();
         let known = SignedRecord { record: text("record"), signature: text("signature") };
         let newer = |known: Entry| known.release == entry.release && known.since.mono > entry.since.mono;
@@ -279,9 +278,13 @@ impl Records {
     /// The API server does not answer.
     pub(super) async fn get(&self, public: &Public, workload: &WorkloadName, release: &Release) -> Result<Option<Kept>, Unavailable> {
         let (digest, _) = content(release)?;
-        let name = name(workload, &release.id, &digest);
-        let found = self.api.get_opt(&name).await.map_err(|error| unavailable(&format!("ReleaseRecord {name}"), &error))?;
-        Ok(found.and_then(|Lean(object)| read(public, workload, object)))
+        let found = self.object(&name(workload, &release.id, &digest)).await?;
+        Ok(found.and_then(|object| read(public, workload, object)))
+    }
+
+    async fn object(&self, name: &str) -> Result<Option<DynamicObject>, Unavailable> {
+        let found = self.api.get_opt(name).await.map_err(|error| unavailable(&format!("ReleaseRecord {name}"), &error))?;
+        Ok(found.map(|Lean(object)| object))
     }
 
     /// Every record of a workload, oldest first. A release may have several, of different content (another label, say).
